@@ -1,0 +1,24 @@
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
+DATE    := $(shell git log -1 --format=%cI 2>/dev/null)
+GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: build test lint bench demo
+
+build: ## the binary, in bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)" -o bin/fairlead ./cmd/fairlead
+
+test: ## every test: the rooms, the house rules, and the suites under test/ with real systems
+	go test ./...
+	cd examples/gin && go test ./...
+
+lint:
+	go vet ./...
+	$(GOLANGCI) run ./...
+	go mod tidy -diff
+
+bench: ## speed and memory beside peers, as ratios
+	go test ./test/bench -run '^$$' -bench . -benchtime 1x -timeout 30m
+
+demo: build ## the main job, on this machine
+	bin/fairlead up examples/hello

@@ -1,0 +1,297 @@
+// Package api is what the agent says over its socket: the wire types and the client.
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/event"
+	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/home"
+	"github.com/fairlead-dev/fairlead/internal/logs"
+	"github.com/fairlead-dev/fairlead/internal/release"
+	"github.com/fairlead-dev/fairlead/internal/rpc"
+	"github.com/fairlead-dev/fairlead/internal/spec"
+	"github.com/fairlead-dev/fairlead/internal/supervise"
+)
+
+// Protocol is raised when an older client or agent would misunderstand the other.
+const Protocol = 1
+
+// Info says which agent answers.
+type Info struct {
+	Version  string    `json:"version"`
+	Protocol int       `json:"protocol"`
+	PID      int       `json:"pid"`
+	Started  time.Time `json:"started"`
+}
+
+// Draft is a deploy as the client asks for it. The artifact's bytes are already with the agent.
+type Draft struct {
+	Environment string            `json:"environment"`
+	Spec        spec.Spec         `json:"spec"` // resolved
+	Artifact    release.Artifact  `json:"artifact"`
+	Secrets     map[string]string `json:"secrets,omitempty"` // values; they are kept in a file only the agent's user reads
+	By          string            `json:"by"`
+}
+
+// Move asks for a rollout to a release that exists, or a new run of the current one.
+type Move struct {
+	Service     string     `json:"service"`
+	Environment string     `json:"environment"`
+	Release     release.ID `json:"release,omitempty"` // 0: the one before
+	By          string     `json:"by"`
+}
+
+// Planned is what a rollout would do.
+type Planned struct {
+	Plan json.RawMessage `json:"plan"` // a rollout.Plan
+	URL  string          `json:"url"`
+}
+
+// Started names a rollout that runs now, in the agent: the client may go.
+type Started struct {
+	Rollout int64 `json:"rollout"`
+}
+
+// Latency holds quantiles of the time from a request's arrival to the end of its answer.
+type Latency struct {
+	Requests uint64        `json:"requests"`
+	P50      time.Duration `json:"p50_ns"`
+	P95      time.Duration `json:"p95_ns"`
+	P99      time.Duration `json:"p99_ns"`
+}
+
+// Receipt is what a rollout cost its clients, as the edge counted it.
+type Receipt struct {
+	Service     string        `json:"service"`
+	Environment string        `json:"environment"`
+	From        release.ID    `json:"from,omitempty"`
+	To          release.ID    `json:"to"`
+	Outcome     string        `json:"outcome"`
+	URL         string        `json:"url"`
+	Took        time.Duration `json:"took_ns"`
+	Requests    uint64        `json:"requests"`    // that ended while the rollout ran
+	Failed      uint64        `json:"failed"`      // of them answered 5xx or not at all
+	Undelivered uint64        `json:"undelivered"` // of the failed: no instance answered whole
+	Aborted     uint64        `json:"aborted"`     // clients that went away first
+	Gap         time.Duration `json:"gap_ns"`      // longest time in which requests waited and none was answered
+	Before      Latency       `json:"before"`      // the old release in the minute before
+	After       Latency       `json:"after"`       // the new release since it got traffic
+}
+
+// End is the Data of a rollout's last event, of type "end".
+type End struct {
+	Outcome string      `json:"outcome"`
+	Receipt *Receipt    `json:"receipt,omitempty"`
+	Error   *fail.Error `json:"error,omitempty"`
+}
+
+// EventEnd is the type of a rollout's last event.
+const EventEnd = "end"
+
+// Service is one service in one environment as it is now.
+type Service struct {
+	Service     string               `json:"service"`
+	Environment string               `json:"environment"`
+	URL         string               `json:"url"`
+	Stopped     bool                 `json:"stopped,omitempty"`
+	Current     release.ID           `json:"current"`
+	Previous    release.ID           `json:"previous,omitempty"`
+	Version     string               `json:"version,omitempty"`
+	Commit      string               `json:"commit,omitempty"`
+	Weights     map[int]int          `json:"weights"` // percent by release
+	Instances   []supervise.Instance `json:"instances"`
+	RPS         float64              `json:"requests_per_second"`
+	P95         time.Duration        `json:"p95_ns"`
+	Rollout     *Under               `json:"rollout,omitempty"`
+}
+
+// Under is a rollout under way.
+type Under struct {
+	ID      int64      `json:"id"`
+	Kind    string     `json:"kind"`
+	To      release.ID `json:"to"`
+	Step    int        `json:"step"` // 1-based
+	Steps   int        `json:"steps"`
+	Undoing bool       `json:"undoing,omitempty"`
+	Holder  string     `json:"holder"`
+}
+
+// Status is the whole machine.
+type Status struct {
+	Agent    Info      `json:"agent"`
+	Services []Service `json:"services"`
+}
+
+// Entry is one rollout of the history.
+type Entry struct {
+	ID       int64       `json:"id"`
+	Kind     string      `json:"kind"`
+	Strategy string      `json:"strategy"`
+	From     release.ID  `json:"from,omitempty"`
+	To       release.ID  `json:"to"`
+	Version  string      `json:"version,omitempty"`
+	Commit   string      `json:"commit,omitempty"`
+	Outcome  string      `json:"outcome"` // "running" while it does
+	By       string      `json:"by"`
+	Started  time.Time   `json:"started"`
+	Ended    time.Time   `json:"ended,omitzero"`
+	Error    *fail.Error `json:"error,omitempty"`
+	Receipt  *Receipt    `json:"receipt,omitempty"`
+}
+
+// Client calls an agent.
+type Client struct{ c *rpc.Client }
+
+// Dial makes a client of the agent of d. Nothing is sent yet.
+func Dial(d home.Dirs) *Client { return &Client{rpc.NewClient(d.Sock(home.Agent))} }
+
+// Info asks who answers.
+func (c *Client) Info(ctx context.Context) (i Info, err error) {
+	return i, c.c.Call(ctx, http.MethodGet, "/v1/info", nil, &i)
+}
+
+// HasBlob reports whether the agent has an artifact.
+func (c *Client) HasBlob(ctx context.Context, digest string) (bool, error) {
+	err := c.c.Call(ctx, http.MethodGet, "/v1/blobs/"+url.PathEscape(digest), nil, nil)
+	if fail.KindOf(err) == fail.NotFound {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// PutBlob sends an artifact; the agent refuses bytes that do not have the digest.
+func (c *Client) PutBlob(ctx context.Context, digest string, r io.Reader) error {
+	return c.c.Call(ctx, http.MethodPut, "/v1/blobs/"+url.PathEscape(digest), r, nil)
+}
+
+// Plan asks what a deploy would do.
+func (c *Client) Plan(ctx context.Context, d Draft) (p Planned, err error) {
+	return p, c.c.Call(ctx, http.MethodPost, "/v1/plan", d, &p)
+}
+
+// Deploy begins a rollout to a new release.
+func (c *Client) Deploy(ctx context.Context, d Draft) (s Started, err error) {
+	return s, c.c.Call(ctx, http.MethodPost, "/v1/rollouts", d, &s)
+}
+
+// Rollback begins a rollout to an older release.
+func (c *Client) Rollback(ctx context.Context, m Move) (s Started, err error) {
+	return s, c.c.Call(ctx, http.MethodPost, "/v1/rollback", m, &s)
+}
+
+// Restart begins a rollout to a new run of the current release.
+func (c *Client) Restart(ctx context.Context, m Move) (s Started, err error) {
+	return s, c.c.Call(ctx, http.MethodPost, "/v1/restart", m, &s)
+}
+
+// Cancel makes a rollout go back; it returns before that is done.
+func (c *Client) Cancel(ctx context.Context, id int64) error {
+	return c.c.Call(ctx, http.MethodPost, "/v1/rollouts/"+strconv.FormatInt(id, 10)+"/cancel", nil, nil)
+}
+
+// Stop ends all instances of a service; its releases stay.
+func (c *Client) Stop(ctx context.Context, m Move) error {
+	return c.c.Call(ctx, http.MethodPost, "/v1/stop", m, nil)
+}
+
+// Remove forgets a service with its releases, data and logs.
+func (c *Client) Remove(ctx context.Context, m Move) error {
+	return c.c.Call(ctx, http.MethodPost, "/v1/remove", m, nil)
+}
+
+// Status returns the machine, or one service of it when service is not empty.
+func (c *Client) Status(ctx context.Context, service, env string) (s Status, err error) {
+	q := url.Values{"service": {service}, "environment": {env}}
+	return s, c.c.Call(ctx, http.MethodGet, "/v1/status?"+q.Encode(), nil, &s)
+}
+
+// History returns the rollouts of a service, newest first, at most n.
+func (c *Client) History(ctx context.Context, service, env string, n int) (h []Entry, err error) {
+	q := url.Values{"service": {service}, "environment": {env}, "n": {strconv.Itoa(n)}}
+	return h, c.c.Call(ctx, http.MethodGet, "/v1/history?"+q.Encode(), nil, &h)
+}
+
+// Follow hands the rollout's events to sink until its end, from event number from on (0: the first), and returns the end.
+// When the agent is started again meanwhile, it goes on where it was.
+func (c *Client) Follow(ctx context.Context, id int64, sink event.Sink) (End, error) {
+	var end *End
+	seen := 0
+	var lost time.Time
+	for end == nil {
+		path := "/v1/rollouts/" + strconv.FormatInt(id, 10) + "/events?from=" + strconv.Itoa(seen)
+		err := rpc.Each(ctx, c.c, path, func(e event.Event) error {
+			seen++
+			lost = time.Time{}
+			if e.Type != EventEnd {
+				sink.Send(e)
+				return nil
+			}
+			end = &End{}
+			b, err := json.Marshal(e.Data)
+			if err == nil {
+				err = json.NewDecoder(bytes.NewReader(b)).Decode(end)
+			}
+			return err
+		})
+		switch {
+		case end != nil || err == nil:
+		case ctx.Err() != nil:
+			return End{}, context.Cause(ctx)
+		case fail.KindOf(err) != fail.Unavailable:
+			return End{}, err
+		case lost.IsZero():
+			lost = time.Now()
+		case time.Since(lost) > agentBack:
+			return End{}, err
+		}
+		if end == nil {
+			t := time.NewTimer(100 * time.Millisecond)
+			select {
+			case <-ctx.Done():
+			case <-t.C:
+			}
+			t.Stop()
+		}
+	}
+	return *end, nil
+}
+
+// agentBack is how long a client waits for an agent that died to be started again.
+const agentBack = 30 * time.Second
+
+// LogQuery asks for records; see [logs.Query].
+type LogQuery struct {
+	Service, Environment string
+	Release, Instance    int
+	Since                time.Time
+	Level, Grep          string
+	Tail                 int
+	Follow               bool
+}
+
+// Values is the query as it stands in a URL.
+func (q LogQuery) Values() url.Values {
+	v := url.Values{"service": {q.Service}, "environment": {q.Environment}, "release": {strconv.Itoa(q.Release)},
+		"instance": {strconv.Itoa(q.Instance)}, "level": {q.Level}, "grep": {q.Grep}, "tail": {strconv.Itoa(q.Tail)},
+		"follow": {strconv.FormatBool(q.Follow)}}
+	if !q.Since.IsZero() {
+		v.Set("since", q.Since.Format(time.RFC3339Nano))
+	}
+	return v
+}
+
+// Logs hands on the records that q asks for, until the end or, with Follow, until ctx is done.
+func (c *Client) Logs(ctx context.Context, q LogQuery, f func(logs.Record) error) error {
+	return rpc.Each(ctx, c.c, "/v1/logs?"+q.Values().Encode(), f)
+}
+
+// Metrics returns the edge's counters in Prometheus's text format; the caller closes it.
+func (c *Client) Metrics(ctx context.Context) (io.ReadCloser, error) { return c.c.Raw(ctx, "/metrics") }

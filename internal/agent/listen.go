@@ -1,0 +1,89 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+
+	"github.com/fairlead-dev/fairlead/internal/edge"
+	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/journal"
+	"github.com/fairlead-dev/fairlead/internal/spec"
+)
+
+// The public port when the spec names none: the first free one from here on. It is bound to loopback: nobody outside
+// reaches a service that nobody said should be reached.
+const (
+	firstListen = 8080
+	lastListen  = 8999
+)
+
+// chooseListen returns the service's public address: the spec's, the one it has, or a free one.
+func (a *Agent) chooseListen(ctx context.Context, s spec.Spec, env journal.Environment) (string, error) {
+	table, err := a.machine.Table(ctx)
+	if err != nil {
+		return "", err
+	}
+	listen := s.Route.Listen
+	if listen == "" {
+		if listen, err = a.defaultListen(s, env, table); err != nil {
+			return "", err
+		}
+	}
+	next := edge.Table{Routes: slices.DeleteFunc(slices.Clone(table.Routes), func(r edge.Route) bool {
+		return r.Service == s.Service && r.Environment == env.Environment && env.Service == s.Service
+	})}
+	next.Routes = append(next.Routes, edge.Route{Service: s.Service, Environment: "new", Listen: listen, Hosts: s.Route.Hosts})
+	return listen, next.Check()
+}
+
+func (a *Agent) defaultListen(s spec.Spec, env journal.Environment, table edge.Table) (string, error) {
+	if len(s.Route.Hosts) > 0 {
+		if os.Geteuid() == 0 {
+			return ":80", nil
+		}
+		return fmt.Sprintf(":%d", firstListen), nil
+	}
+	if env.Listen != "" {
+		return env.Listen, nil
+	}
+	for port := firstListen; port <= lastListen; port++ {
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		if slices.ContainsFunc(table.Routes, func(r edge.Route) bool { return samePort(r.Listen, addr) }) {
+			continue
+		}
+		if l, err := net.Listen("tcp", addr); err == nil {
+			l.Close()
+			return addr, nil
+		}
+	}
+	return "", fail.New(fail.Preflight, "", "no port between %d and %d is free", firstListen, lastListen).Hinted("set route.listen")
+}
+
+func samePort(a, b string) bool {
+	_, x, _ := net.SplitHostPort(a)
+	_, y, _ := net.SplitHostPort(b)
+	return x == y
+}
+
+// url is where a person looks at the service.
+func (a *Agent) url(service, env, listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return ""
+	}
+	if host == "" || host == "0.0.0.0" || host == "::" {
+		host = "127.0.0.1"
+	}
+	if t, err := a.machine.Table(a.ctx); err == nil {
+		if r := t.Find(service, env); r != nil && len(r.Hosts) > 0 {
+			host = r.Hosts[0]
+		}
+	}
+	if port == "80" {
+		return "http://" + host
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}

@@ -1,0 +1,314 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/agent/api"
+	"github.com/fairlead-dev/fairlead/internal/event"
+	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/gate"
+	"github.com/fairlead-dev/fairlead/internal/home"
+	"github.com/fairlead-dev/fairlead/internal/journal"
+	"github.com/fairlead-dev/fairlead/internal/release"
+	"github.com/fairlead-dev/fairlead/internal/rollout"
+	"github.com/fairlead-dev/fairlead/internal/spec"
+	"github.com/fairlead-dev/fairlead/internal/supervise"
+	"github.com/fairlead-dev/fairlead/internal/target/machine"
+)
+
+// The kinds of rollouts.
+const (
+	kindDeploy   = "deploy"
+	kindRollback = "rollback"
+	kindRestart  = "restart"
+)
+
+// run is a rollout under way.
+type run struct {
+	id     int64
+	plan   rollout.Plan
+	cancel context.CancelCauseFunc
+
+	mu     sync.Mutex
+	events []event.Event
+	more   chan struct{} // closed and replaced at each event
+	over   bool
+}
+
+func (r *run) add(e event.Event) (seq int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+	r.over = r.over || e.Type == api.EventEnd
+	close(r.more)
+	r.more = make(chan struct{})
+	return len(r.events) - 1
+}
+
+// from returns the events from number n on, whether the last one is among them, and what to wait for.
+func (r *run) from(n int) ([]event.Event, bool, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n > len(r.events) {
+		n = len(r.events)
+	}
+	return r.events[n:], r.over, r.more
+}
+
+// intent is a rollout that could begin.
+type intent struct {
+	kind    string
+	env     journal.Environment
+	release release.Release
+	fresh   bool // the release does not exist yet
+	spec    spec.Spec
+	plan    rollout.Plan
+	listen  string
+	by      string
+	secrets map[string]string
+}
+
+// deploy plans a draft. Nothing is changed.
+func (a *Agent) deploy(ctx context.Context, d api.Draft) (intent, error) {
+	d.Spec.Environments, d.Spec.Environment = nil, d.Environment
+	body, err := json.Marshal(d.Spec)
+	if err != nil {
+		return intent{}, err
+	}
+	id, err := a.journal.NextRelease(ctx, d.Spec.Service, d.Environment)
+	if err != nil {
+		return intent{}, err
+	}
+	return a.intend(ctx, intent{kind: kindDeploy, fresh: true, spec: d.Spec, by: d.By, secrets: d.Secrets, release: release.Release{
+		Service: d.Spec.Service, Environment: d.Environment, ID: id, Artifact: d.Artifact, Config: body, Created: time.Now(), By: d.By}})
+}
+
+// rollback plans the way to an older release.
+func (a *Agent) rollback(ctx context.Context, m api.Move) (intent, error) {
+	env, err := a.journal.Environment(ctx, m.Service, m.Environment)
+	if err != nil {
+		return intent{}, err
+	}
+	id := m.Release
+	if id == 0 {
+		id = env.Previous
+	}
+	switch {
+	case id == 0:
+		return intent{}, fail.New(fail.Usage, "", "%s has no release before %d", m.Service, env.Current).Hinted("run `fairlead history %s`", m.Service)
+	case id == env.Current && !env.Stopped:
+		return intent{}, fail.New(fail.Usage, "", "release %d of %s serves already", id, m.Service).Hinted("run `fairlead history %s`", m.Service)
+	}
+	i := intent{kind: kindRollback, by: m.By}
+	if i.release, err = a.journal.Release(ctx, m.Service, m.Environment, id); err != nil {
+		return intent{}, err
+	}
+	if err := json.Unmarshal(i.release.Config, &i.spec); err != nil {
+		return intent{}, err
+	}
+	if i.spec.Release.Strategy != "recreate" {
+		i.spec.Release.Strategy = "blue-green" // going back is one switch, whatever the way there was
+	}
+	return a.intend(ctx, i)
+}
+
+// restart plans a new run of what serves: the same artifact and configuration under a new number.
+func (a *Agent) restart(ctx context.Context, m api.Move) (intent, error) {
+	env, err := a.journal.Environment(ctx, m.Service, m.Environment)
+	if err != nil {
+		return intent{}, err
+	}
+	if env.Current == 0 {
+		return intent{}, fail.New(fail.Usage, "", "%s never ran", m.Service).Hinted("run `fairlead up`")
+	}
+	i := intent{kind: kindRestart, fresh: true, by: m.By}
+	if i.release, err = a.journal.Release(ctx, m.Service, m.Environment, env.Current); err != nil {
+		return intent{}, err
+	}
+	if err := json.Unmarshal(i.release.Config, &i.spec); err != nil {
+		return intent{}, err
+	}
+	if f := machine.SecretsPath(a.dirs, m.Service, m.Environment, env.Current); i.spec.Run.Secrets != nil {
+		if err := home.ReadJSON(f, &i.secrets); err != nil {
+			return intent{}, fmt.Errorf("the secrets of release %d cannot be read", env.Current)
+		}
+	}
+	if i.release.ID, err = a.journal.NextRelease(ctx, m.Service, m.Environment); err != nil {
+		return intent{}, err
+	}
+	i.release.Created, i.release.By = time.Now(), m.By
+	return a.intend(ctx, i)
+}
+
+// intend completes an intent: from where, to which address, by which steps.
+func (a *Agent) intend(ctx context.Context, i intent) (intent, error) {
+	s, name := i.release.Service, i.release.Environment
+	env, err := a.journal.Environment(ctx, s, name)
+	if err != nil && !notFound(err) {
+		return i, err
+	}
+	i.env = env
+	if i.listen, err = a.chooseListen(ctx, i.spec, env); err != nil {
+		return i, err
+	}
+	q := rollout.Request{Service: s, Environment: name, New: i.release.ID, Instances: i.spec.Run.Instances,
+		Watch: i.spec.Release.Watch.D(), Warm: i.spec.Release.Warm.D(),
+		Surge: i.spec.Release.Surge.Of(i.spec.Run.Instances, true), Unavailable: i.spec.Release.Unavailable.Of(i.spec.Run.Instances, false)}
+	if env.Current != 0 && !env.Stopped && env.Current != i.release.ID {
+		old, err := a.journal.Release(ctx, s, name, env.Current)
+		if err != nil {
+			return i, err
+		}
+		var os spec.Spec
+		if err := json.Unmarshal(old.Config, &os); err != nil {
+			return i, err
+		}
+		q.Old, q.OldInstances = env.Current, os.Run.Instances
+	}
+	i.plan, err = rollout.Make(i.spec.Release.Strategy, q, a.target(s, name, i.listen).Caps())
+	return i, err
+}
+
+// begin writes the intent down, takes the lease and starts the rollout.
+func (a *Agent) begin(ctx context.Context, i intent) (int64, error) {
+	p := i.plan
+	d := journal.Draft{Kind: i.kind, Plan: p, Listen: i.listen, Holder: i.by, Baseline: a.baseline(p)}
+	if i.fresh {
+		d.Release = &i.release
+		if err := a.keepSecrets(i); err != nil {
+			return 0, err
+		}
+	}
+	r, err := a.journal.Begin(ctx, d)
+	if err != nil {
+		return 0, err
+	}
+	base, err := json.Marshal(d.Baseline)
+	if err != nil {
+		return 0, err
+	}
+	if err := a.stats.ResetGap(p.Service, p.Environment); err != nil {
+		a.log.Error("the receipt will lack the longest gap", "error", err)
+	}
+	a.start(journal.Rollout{ID: r.ID, Kind: i.kind, Plan: p, Started: time.Now(), Baseline: base}, i.release, i.listen)
+	return r.ID, nil
+}
+
+// keepSecrets writes a new release's secrets where only the agent's user reads them. They are in no database.
+func (a *Agent) keepSecrets(i intent) error {
+	if len(i.secrets) == 0 {
+		return nil
+	}
+	f := machine.SecretsPath(a.dirs, i.release.Service, i.release.Environment, i.release.ID)
+	if err := mkdirs(a.dirs, filepath.Dir(f)); err != nil {
+		return err
+	}
+	return home.WriteJSON(f, i.secrets, 0o600)
+}
+
+// start runs the engine in the background. It is not ended with the agent: a rollout that is cut off by the end of the
+// process is gone on with by the next one, while one that is cancelled would go back first.
+func (a *Agent) start(ro journal.Rollout, rel release.Release, listen string) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(a.ctx))
+	r := &run{id: ro.ID, plan: ro.Plan, cancel: cancel, more: make(chan struct{})}
+	if old, err := a.journal.Events(a.ctx, ro.ID, 0); err == nil {
+		r.events = old // clients go on by number
+	}
+	a.mu.Lock()
+	a.runs[r.id] = r
+	a.mu.Unlock()
+	go func() {
+		defer cancel(nil)
+		a.drive(ctx, r, ro, rel, listen)
+		a.mu.Lock()
+		delete(a.runs, r.id)
+		a.mu.Unlock()
+	}()
+}
+
+// drive runs one rollout to its end and tells everybody.
+func (a *Agent) drive(ctx context.Context, r *run, ro journal.Rollout, rel release.Release, listen string) {
+	p := ro.Plan
+	j := a.journal.Resume(ro)
+	emit := func(e event.Event) {
+		if err := j.Event(context.WithoutCancel(ctx), r.add(e), e); err != nil {
+			a.log.Error("cannot keep an event", "rollout", r.id, "error", err)
+		}
+	}
+	var receipt *api.Receipt
+	j.Receipt = func(o rollout.Outcome, _ error) any {
+		receipt = a.receipt(ro, o, listen)
+		return receipt
+	}
+	e := rollout.Engine{
+		Target: a.target(p.Service, p.Environment, listen), Journal: j, Events: emit,
+		Gates: []rollout.Gate{a.healthy(p)},
+	}
+	if err := a.cooled(ctx, p); err != nil {
+		a.log.Error("cannot stop what was kept warm", "error", err)
+	}
+	err := e.Run(ctx, p, rel, rollout.Progress{Step: ro.Step, Undoing: ro.Undoing, Cause: ro.Cause})
+	end := api.End{Outcome: string(rollout.Done), Receipt: receipt}
+	if err != nil {
+		end.Error = fail.As(err)
+		end.Outcome = string(end.Error.Kind)
+	} else {
+		var s spec.Spec
+		if json.Unmarshal(rel.Config, &s) == nil {
+			a.prune(p.Service, p.Environment, s.Release.Keep)
+		}
+	}
+	emit(event.Event{Time: time.Now(), Type: api.EventEnd, Level: event.Info, Service: p.Service, Release: int(p.New), Data: end})
+}
+
+// cooled stops an older release that was kept warm, unless the rollout is about it.
+func (a *Agent) cooled(ctx context.Context, p rollout.Plan) error {
+	e, err := a.journal.Environment(ctx, p.Service, p.Environment)
+	if err != nil || e.WarmRelease == 0 || e.WarmRelease == p.New || e.WarmRelease == p.Old {
+		return err
+	}
+	return a.cool(e)
+}
+
+// healthy is the gate every rollout has.
+func (a *Agent) healthy(p rollout.Plan) rollout.Gate {
+	lost := map[int]int{}
+	for _, i := range a.machine.Instances(p.Service, p.Environment) {
+		if i.Release == int(p.New) {
+			lost[i.Number] = i.Lost
+		}
+	}
+	return gate.Healthy{
+		Instances: func() []supervise.Instance { return a.machine.Instances(p.Service, p.Environment) },
+		Tail:      func(rel, n int) []string { return a.tail(p.Service, p.Environment, rel, n) },
+		Lost:      lost,
+	}
+}
+
+// resume goes on with every rollout that an earlier agent did not end.
+func (a *Agent) resume() {
+	open, err := a.journal.Unfinished(a.ctx)
+	if err != nil {
+		a.log.Error("cannot read what was interrupted", "error", err)
+		return
+	}
+	for _, ro := range open {
+		rel, err := a.journal.Release(a.ctx, ro.Plan.Service, ro.Plan.Environment, ro.Plan.New)
+		if err != nil {
+			a.log.Error("cannot go on with a rollout", "rollout", ro.ID, "error", err)
+			continue
+		}
+		env, err := a.journal.Environment(a.ctx, ro.Plan.Service, ro.Plan.Environment)
+		if err != nil {
+			a.log.Error("cannot go on with a rollout", "rollout", ro.ID, "error", err)
+			continue
+		}
+		a.log.Info("going on with a rollout", "rollout", ro.ID, "step", ro.Step+1, "undoing", ro.Undoing)
+		a.start(ro, rel, env.Listen)
+	}
+}

@@ -1,0 +1,237 @@
+// Package deploy is the story of fairlead: how a folder of Go source becomes served traffic, and how it goes back.
+//
+//	load spec -> preflight -> build -> publish -> plan -> run the rollout -> receipt -> history
+//
+// Everything up to the plan happens here and changes nothing. The rollout itself runs in the agent, so that it goes on or
+// goes back by itself when this process is ended.
+package deploy
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/fairlead-dev/fairlead/internal/agent"
+	"github.com/fairlead-dev/fairlead/internal/agent/api"
+	"github.com/fairlead-dev/fairlead/internal/build"
+	"github.com/fairlead-dev/fairlead/internal/event"
+	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/home"
+	"github.com/fairlead-dev/fairlead/internal/preflight"
+	"github.com/fairlead-dev/fairlead/internal/release"
+	"github.com/fairlead-dev/fairlead/internal/rollout"
+	"github.com/fairlead-dev/fairlead/internal/spec"
+)
+
+// Deploy is one service on its way. Its methods report to Events and return errors with a kind and a hint.
+type Deploy struct {
+	Dir     string // the service's folder
+	Env     string // environment; "" for the default one
+	Dirs    home.Dirs
+	Exe     string // this program, for a machine without an agent
+	Version string // of this program
+	By      string // who asks: user@host, pid
+	Getenv  func(string) string
+	Events  event.Sink
+}
+
+// Up deploys the source in Dir: it returns the receipt once the new release serves all traffic, or an error after which
+// the old one serves as before.
+func (d Deploy) Up(ctx context.Context) (*api.Receipt, error) {
+	s, err := spec.Load(d.Dir, d.Env)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.preflight(ctx, s); err != nil {
+		return nil, err
+	}
+	built, err := d.build(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	draft, err := d.draft(s, built)
+	if err != nil {
+		return nil, err
+	}
+	machine, err := agent.Up(ctx, d.Dirs, d.Exe)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.publish(ctx, machine, built); err != nil {
+		return nil, err
+	}
+	planned, err := machine.Plan(ctx, draft)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.announce(planned); err != nil {
+		return nil, err
+	}
+	started, err := machine.Deploy(ctx, draft)
+	if err != nil {
+		return nil, err
+	}
+	return d.follow(ctx, machine, started.Rollout)
+}
+
+// Plan is Up without its last step: it says what would happen and changes nothing that serves.
+func (d Deploy) Plan(ctx context.Context) (rollout.Plan, string, error) {
+	var p rollout.Plan
+	s, err := spec.Load(d.Dir, d.Env)
+	if err != nil {
+		return p, "", err
+	}
+	if err := d.preflight(ctx, s); err != nil {
+		return p, "", err
+	}
+	built, err := d.build(ctx, s)
+	if err != nil {
+		return p, "", err
+	}
+	draft, err := d.draft(s, built)
+	if err != nil {
+		return p, "", err
+	}
+	machine, err := agent.Up(ctx, d.Dirs, d.Exe)
+	if err != nil {
+		return p, "", err
+	}
+	planned, err := machine.Plan(ctx, draft)
+	if err != nil {
+		return p, "", err
+	}
+	return p, planned.URL, json.Unmarshal(planned.Plan, &p)
+}
+
+// Check looks at everything that could make a deploy fail. With fix it also mends what is safe to mend and looks again.
+func (d Deploy) Check(ctx context.Context, fix bool) ([]preflight.Finding, error) {
+	s, err := spec.Load(d.Dir, d.Env)
+	if err != nil {
+		return nil, err
+	}
+	p := d.checks(ctx, s)
+	if !fix {
+		return preflight.Run(ctx, p, d.Events)
+	}
+	found, err := preflight.Run(ctx, p, nil)
+	if err != nil {
+		return found, err
+	}
+	fixed, err := preflight.Fix(ctx, p, found)
+	for _, f := range fixed {
+		d.Events.Send(event.Event{Type: "fixed", Text: f.ID + ": " + f.Found, Data: f})
+	}
+	if err != nil {
+		return found, fail.New(fail.Preflight, "fix", "%w", err)
+	}
+	return preflight.Run(ctx, p, d.Events)
+}
+
+// Rollback goes back to release id, or to the one before when id is 0.
+func (d Deploy) Rollback(ctx context.Context, service string, id release.ID) (*api.Receipt, error) {
+	c := api.Dial(d.Dirs)
+	started, err := c.Rollback(ctx, d.move(service, id))
+	if err != nil {
+		return nil, err
+	}
+	return d.follow(ctx, c, started.Rollout)
+}
+
+// Restart replaces every instance of the current release by a new one, without a gap.
+func (d Deploy) Restart(ctx context.Context, service string) (*api.Receipt, error) {
+	c := api.Dial(d.Dirs)
+	started, err := c.Restart(ctx, d.move(service, 0))
+	if err != nil {
+		return nil, err
+	}
+	return d.follow(ctx, c, started.Rollout)
+}
+
+func (d Deploy) move(service string, id release.ID) api.Move {
+	return api.Move{Service: service, Environment: d.env(), Release: id, By: d.By}
+}
+
+func (d Deploy) env() string {
+	if d.Env == "" {
+		return spec.DefaultEnvironment
+	}
+	return d.Env
+}
+
+func (d Deploy) preflight(ctx context.Context, s *spec.Spec) error {
+	found, err := preflight.Run(ctx, d.checks(ctx, s), d.Events)
+	if err != nil {
+		return err
+	}
+	return preflight.Refuses(found)
+}
+
+// build makes the program for this machine.
+func (d Deploy) build(ctx context.Context, s *spec.Spec) (build.Result, error) {
+	return build.Run(ctx, build.Params{Dir: s.Dir, Build: s.Build, Name: s.Service}, d.Events)
+}
+
+// draft is what the agent is asked for: the resolved configuration, the artifact and the values of the secrets.
+func (d Deploy) draft(s *spec.Spec, b build.Result) (api.Draft, error) {
+	secrets, err := readSecrets(s, d.Getenv)
+	if err != nil {
+		return api.Draft{}, err
+	}
+	resolved := *s
+	resolved.Environments = nil
+	return api.Draft{Environment: s.Environment, Spec: resolved, Artifact: b.Artifact, Secrets: secrets, By: d.By}, nil
+}
+
+// publish gives the machine the artifact, unless it has it.
+func (d Deploy) publish(ctx context.Context, c *api.Client, b build.Result) error {
+	if has, err := c.HasBlob(ctx, b.Artifact.Digest); err != nil || has {
+		return err
+	}
+	f, err := os.Open(b.Path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := c.PutBlob(ctx, b.Artifact.Digest, f); err != nil {
+		return err
+	}
+	d.Events.Send(event.Event{Type: "publish", Text: fmt.Sprintf("sent %s (%.1f MB)", b.Artifact.Digest[:19], float64(b.Artifact.Size)/1e6)})
+	return nil
+}
+
+// announce tells what is about to happen.
+func (d Deploy) announce(planned api.Planned) error {
+	var p rollout.Plan
+	if err := json.Unmarshal(planned.Plan, &p); err != nil {
+		return err
+	}
+	d.Events.Send(event.Event{Type: "plan", Service: p.Service, Release: int(p.New), Steps: len(p.Steps),
+		Text: fmt.Sprintf("%s: release %d, %s, %d steps", p.Service, p.New, p.Strategy, len(p.Steps)), Data: p})
+	return nil
+}
+
+// follow shows a rollout until its end. When ctx is done it asks the agent to go back, and still waits for the end: a
+// rollout never stays half way.
+func (d Deploy) follow(ctx context.Context, c *api.Client, id int64) (*api.Receipt, error) {
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			d.Events.Send(event.Event{Type: "interrupt", Level: event.Warn, Text: "interrupted: going back (once more: leave it to the agent)"})
+			if err := c.Cancel(context.WithoutCancel(ctx), id); err != nil && fail.KindOf(err) != fail.NotFound {
+				d.Events.Send(event.Event{Type: "interrupt", Level: event.Error, Text: "cannot tell the agent: " + err.Error()})
+			}
+		}
+	}()
+	end, err := c.Follow(context.WithoutCancel(ctx), id, d.Events)
+	if err != nil {
+		return nil, err
+	}
+	if end.Error != nil {
+		return end.Receipt, end.Error
+	}
+	return end.Receipt, nil
+}

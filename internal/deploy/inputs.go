@@ -1,0 +1,91 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-dev/fairlead/internal/agent"
+	"github.com/fairlead-dev/fairlead/internal/agent/api"
+	"github.com/fairlead-dev/fairlead/internal/edge"
+	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/home"
+	"github.com/fairlead-dev/fairlead/internal/keeper"
+	"github.com/fairlead-dev/fairlead/internal/preflight"
+	"github.com/fairlead-dev/fairlead/internal/spec"
+)
+
+// checks are preflight's parameters for s on this machine.
+func (d Deploy) checks(ctx context.Context, s *spec.Spec) preflight.Params {
+	c := api.Dial(d.Dirs)
+	listen := s.Route.Listen
+	if listen == "" && keeper.Running(d.Dirs, home.Agent) {
+		if st, err := c.Status(ctx, s.Service, s.Environment); err == nil && len(st.Services) == 1 {
+			listen = strings.TrimPrefix(st.Services[0].URL, "http://")
+		}
+	}
+	return preflight.Params{
+		Dir: s.Dir, Spec: s, Dirs: d.Dirs, Listen: listen, Version: d.Version,
+		Ours: func(pid int) bool { return slices.Contains(edge.Processes(d.Dirs.Stats()), pid) },
+		Agent: preflight.Agent{
+			Version: func(ctx context.Context) (string, bool, error) {
+				if !keeper.Running(d.Dirs, home.Agent) {
+					return "", false, nil
+				}
+				i, err := c.Info(ctx)
+				return i.Version, true, err
+			},
+			Ensure: func(ctx context.Context) error {
+				if keeper.Running(d.Dirs, home.Agent) {
+					return agent.Upgrade(ctx, d.Dirs, d.Exe)
+				}
+				_, err := agent.Up(ctx, d.Dirs, d.Exe)
+				return err
+			},
+		},
+	}
+}
+
+// maxSecret is the longest value a secret may have: environment variables are not made for files.
+const maxSecret = 64 << 10
+
+// readSecrets reads the values that the spec refers to. They go to the agent and nowhere else: no error quotes one.
+func readSecrets(s *spec.Spec, getenv func(string) string) (map[string]string, error) {
+	out := map[string]string{}
+	for name, ref := range s.Run.Secrets {
+		v, err := readSecret(s.Dir, ref, getenv)
+		if err != nil {
+			return nil, fail.New(fail.Usage, "read the secret "+name, "%w", err)
+		}
+		out[name] = v
+	}
+	return out, nil
+}
+
+func readSecret(dir string, ref spec.Secret, getenv func(string) string) (string, error) {
+	switch ref.Scheme() {
+	case "env":
+		v := getenv(ref.Rest())
+		if v == "" {
+			return "", errors.New("the environment variable " + ref.Rest() + " is not set")
+		}
+		return v, nil
+	case "file":
+		path := ref.Rest()
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(dir, path)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return "", err
+		}
+		if len(b) > maxSecret || strings.ContainsRune(string(b), 0) {
+			return "", errors.New(path + " is too long or binary; a secret becomes an environment variable")
+		}
+		return strings.TrimRight(string(b), "\r\n"), nil
+	}
+	return "", errors.New("this version reads env:// and file:// only")
+}

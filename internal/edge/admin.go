@@ -1,0 +1,118 @@
+package edge
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/fairlead-dev/fairlead/internal/rpc"
+)
+
+// Info says which edge answers.
+type Info struct {
+	PID        int    `json:"pid"`
+	Version    string `json:"version"`
+	Generation uint64 `json:"generation"` // of the routing table in force
+}
+
+// Client calls a machine's edge.
+type Client struct{ c *rpc.Client }
+
+// NewClient makes a client of the edge behind sock.
+func NewClient(sock string) *Client { return &Client{rpc.NewClient(sock)} }
+
+// Set puts a table in force; see Server.Set. It returns the generation under which it is.
+func (c *Client) Set(ctx context.Context, t Table) (uint64, error) {
+	var i Info
+	err := c.c.Call(ctx, http.MethodPut, "/v1/table", t, &i)
+	return i.Generation, err
+}
+
+// Table returns the table in force.
+func (c *Client) Table(ctx context.Context) (Table, error) {
+	var t Table
+	err := c.c.Call(ctx, http.MethodGet, "/v1/table", nil, &t)
+	return t, err
+}
+
+// Info returns which edge answers.
+func (c *Client) Info(ctx context.Context) (Info, error) {
+	var i Info
+	err := c.c.Call(ctx, http.MethodGet, "/v1/info", nil, &i)
+	return i, err
+}
+
+// MetricsHandler serves the counters in Prometheus's text format.
+func MetricsHandler(st *Stats) http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collector{st})
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+}
+
+// collector reads the mapped counters at each scrape. The names follow Prometheus's conventions: base units, _total.
+type collector struct{ st *Stats }
+
+var (
+	labels       = []string{"service", "environment", "release", "instance"}
+	descRequests = prometheus.NewDesc("fairlead_edge_requests_total", "Requests that ended, by class of their status; 0xx got no answer.", append(labels, "class"), nil)
+	descFailed   = prometheus.NewDesc("fairlead_edge_failures_total", "Requests answered 5xx, undeliverable or broken off.", labels, nil)
+	descUndone   = prometheus.NewDesc("fairlead_edge_undelivered_total", "Requests that no instance answered whole.", labels, nil)
+	descAborted  = prometheus.NewDesc("fairlead_edge_aborted_total", "Requests whose client went away first.", labels, nil)
+	descRetried  = prometheus.NewDesc("fairlead_edge_retries_total", "Tries that failed and were repeated.", labels, nil)
+	descBytes    = prometheus.NewDesc("fairlead_edge_response_bytes_total", "Bytes of response bodies.", labels, nil)
+	descOpen     = prometheus.NewDesc("fairlead_edge_open_requests", "Requests under way.", labels, nil)
+	descLatency  = prometheus.NewDesc("fairlead_edge_request_duration_seconds", "From a request's arrival to the end of its answer.", labels, nil)
+)
+
+// Describe implements [prometheus.Collector]; sending nothing makes it an unchecked one, whose label sets come and go.
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements [prometheus.Collector].
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	for _, r := range c.st.Read() {
+		if r.Release == 0 && r.Counts.Undone == 0 {
+			continue // everything a route counts is in its instances, but for requests that found none
+		}
+		l := []string{r.Service, r.Environment, strconv.Itoa(r.Release), strconv.Itoa(r.Instance)}
+		if r.Release == 0 {
+			ch <- prometheus.MustNewConstMetric(descUndone, prometheus.CounterValue, float64(r.Counts.Undone), l...)
+			continue
+		}
+		counter := func(d *prometheus.Desc, v uint64) {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), l...)
+		}
+		for class, n := range r.Counts.Classes {
+			ch <- prometheus.MustNewConstMetric(descRequests, prometheus.CounterValue, float64(n), append(l[:len(l):len(l)], strconv.Itoa(class)+"xx")...)
+		}
+		counter(descFailed, r.Counts.Failed)
+		counter(descUndone, r.Counts.Undone)
+		counter(descAborted, r.Counts.Aborted)
+		counter(descRetried, r.Counts.Retried)
+		counter(descBytes, r.Counts.Bytes)
+		ch <- prometheus.MustNewConstMetric(descOpen, prometheus.GaugeValue, float64(r.Counts.Open), l...)
+		count, buckets := promBuckets(r.Counts)
+		ch <- prometheus.MustNewConstHistogram(descLatency, count, float64(r.Counts.Nanos)/1e9, buckets, l...)
+	}
+}
+
+// promBuckets folds the fine histogram into one bucket for each doubling.
+func promBuckets(c Counts) (uint64, map[float64]uint64) {
+	var sum uint64
+	out := map[float64]uint64{}
+	for i, n := range c.Hist {
+		sum += n
+		if i%subBuckets == 0 {
+			out[bucketEnd(i).Seconds()] = sum
+		}
+	}
+	return sum, out
+}
+
+// info describes this process.
+func info(version string, generation uint64) Info {
+	return Info{PID: os.Getpid(), Version: version, Generation: generation}
+}

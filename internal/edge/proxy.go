@@ -1,0 +1,385 @@
+package edge
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	mrand "math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// holdFor is how long a request waits for an instance when there is none: the time of a restart, not of an outage.
+	holdFor = 10 * time.Second
+	// holdTick is how often a held request looks again when nobody tells it that the table changed.
+	holdTick = 5 * time.Millisecond
+	// avoidFor is how long an instance that did not take a connection is only used when there is no other.
+	avoidFor = time.Second
+	// retries bounds how often a request that may safely be sent again is.
+	retries = 2
+)
+
+// endpointState is how an address did lately; it outlives table changes.
+type endpointState struct{ avoidUntil atomic.Int64 }
+
+// proxy sends requests on. It is one generation's data path.
+type proxy struct {
+	log     *slog.Logger
+	stats   *Stats
+	current func() *routes         // the table in force
+	changed func() <-chan struct{} // closed at the next change of the table
+	leaving func() bool            // this process hands over: ask clients to come back
+	rp      *httputil.ReverseProxy
+	h1, h2c http.RoundTripper
+}
+
+// exchange is one request on its way.
+type exchange struct {
+	route   *route
+	end     *endpoint // the last one tried
+	status  int
+	gotHead bool
+	err     error
+}
+
+type exchangeKey struct{}
+
+func newProxy(st *Stats, log *slog.Logger) *proxy {
+	p := &proxy{log: log, stats: st}
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, &dialError{err}
+		}
+		return c, nil
+	}
+	p.h1 = &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 512, IdleConnTimeout: 90 * time.Second, DisableCompression: true}
+	h2 := new(http.Protocols)
+	h2.SetUnencryptedHTTP2(true)
+	p.h2c = &http.Transport{DialContext: dial, Protocols: h2, IdleConnTimeout: 90 * time.Second, DisableCompression: true}
+	p.rp = &httputil.ReverseProxy{
+		Rewrite: rewrite, Transport: roundTripper{p}, FlushInterval: -1, ErrorHandler: p.failed,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return p
+}
+
+// dialError marks an error before which nothing was sent.
+type dialError struct{ err error }
+
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
+// rewrite sets what an instance learns of the client. Forwarding headers that came in are not trusted; a trace that came
+// in is continued, otherwise one is begun (W3C Trace Context, level 1).
+func rewrite(r *httputil.ProxyRequest) {
+	r.Out.URL.Scheme = "http"
+	r.Out.URL.Host = r.In.Host // replaced per try; kept non-empty for net/http
+	r.Out.Host = r.In.Host
+	r.SetXForwarded()
+	if r.In.Header.Get("Traceparent") == "" {
+		var id [24]byte
+		rand.Read(id[:])
+		r.Out.Header.Set("Traceparent", "00-"+hex.EncodeToString(id[:16])+"-"+hex.EncodeToString(id[16:])+"-00")
+	}
+	if _, ok := r.In.Header["User-Agent"]; !ok {
+		r.Out.Header.Set("User-Agent", "")
+	}
+}
+
+// serve answers one request that came in on the listener named listen.
+func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
+	if p.leaving() && r.Header.Get("Upgrade") == "" {
+		w.Header().Set("Connection", "close")
+	}
+	rt := p.current().find(listen, r.Host)
+	if rt == nil {
+		http.Error(w, "no service answers to this host here", http.StatusNotFound)
+		return
+	}
+	start := time.Now()
+	ex := &exchange{route: rt}
+	cw := &countingWriter{ResponseWriter: w}
+	p.stats.arrive(rt.stats, start)
+	defer func() {
+		broken := recover() // ReverseProxy panics with http.ErrAbortHandler when a body broke off
+		p.finish(ex, cw, r, start, broken != nil)
+		if broken != nil {
+			panic(broken)
+		}
+	}()
+	p.rp.ServeHTTP(cw, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex)))
+}
+
+// finish counts the request for its route and for the instance that served it.
+func (p *proxy) finish(ex *exchange, cw *countingWriter, r *http.Request, start time.Time, broken bool) {
+	p.stats.end(ex.route.stats)
+	o := outcome{status: cw.status, bytes: cw.bytes, took: time.Since(start)}
+	if o.status == 0 {
+		o.status = ex.status // an upgraded connection is answered past cw
+	}
+	clientGone := r.Context().Err() != nil
+	switch {
+	case (broken || !ex.gotHead) && clientGone:
+		o.aborted = true
+	case broken || !ex.gotHead:
+		o.failed = true
+		ex.route.stats.gapOpen.Store(1)
+	}
+	ex.route.stats.count(o)
+	if ex.end != nil {
+		ex.end.slot.count(o)
+		p.stats.end(ex.end.slot)
+	}
+}
+
+// failed answers when no instance did.
+func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
+	ex, _ := r.Context().Value(exchangeKey{}).(*exchange)
+	if r.Context().Err() != nil {
+		return // nobody reads the answer
+	}
+	code, text := http.StatusBadGateway, "the service broke the connection off"
+	switch {
+	case errors.Is(err, errStopped):
+		code, text = http.StatusServiceUnavailable, "the service is stopped"
+	case errors.Is(err, errNobody):
+		code, text = http.StatusServiceUnavailable, "no instance of the service is ready"
+		w.Header().Set("Retry-After", "5")
+	}
+	if ex != nil && ex.end != nil {
+		p.log.Warn("no answer", "service", ex.route.key, "instance", ex.end.addr, "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	http.Error(w, text, code)
+}
+
+var (
+	errStopped = errors.New("stopped")
+	errNobody  = errors.New("no ready instance")
+)
+
+// roundTripper chooses an instance for each try.
+type roundTripper struct{ p *proxy }
+
+// RoundTrip tries instances until one answers. A try that failed before anything was sent is always repeated; one that
+// failed later only when the method is idempotent and there is no body (RFC 9110, section 9.2.2).
+func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
+	p := t.p
+	ex, ok := r.Context().Value(exchangeKey{}).(*exchange)
+	if !ok {
+		return nil, errors.New("a request without its exchange")
+	}
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = keptBody{r.Body}
+	}
+	deadline := time.Now().Add(holdFor)
+	for sent := 0; ; {
+		if err := p.choose(r.Context(), ex, deadline); err != nil {
+			return nil, err
+		}
+		out := *r
+		u := *r.URL
+		u.Host = ex.end.addr
+		out.URL = &u
+		res, err := p.transport(r).RoundTrip(&out)
+		if err == nil {
+			ex.gotHead, ex.status = true, res.StatusCode
+			ex.route.stats.answered(time.Now())
+			return res, nil
+		}
+		var de *dialError
+		switch {
+		case r.Context().Err() != nil:
+			return nil, err
+		case errors.As(err, &de):
+			ex.end.state.avoidUntil.Store(time.Now().Add(avoidFor).UnixNano())
+			if time.Now().After(deadline) {
+				return nil, fmt.Errorf("%w: %w", errNobody, err)
+			}
+		case repeatable(r) && sent < retries:
+			sent++
+		default:
+			return nil, err
+		}
+		ex.end.slot.retried.Add(1)
+	}
+}
+
+// repeatable reports whether sending r again cannot do its work twice.
+func repeatable(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return (r.Body == nil || r.Body == http.NoBody) && r.Header.Get("Upgrade") == ""
+	}
+	return false
+}
+
+func (p *proxy) transport(r *http.Request) http.RoundTripper {
+	if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+		return p.h2c // gRPC needs its trailers and streams end to end
+	}
+	return p.h1
+}
+
+// choose sets ex.end to the next instance to try, waiting for one when there is none.
+func (p *proxy) choose(ctx context.Context, ex *exchange, deadline time.Time) error {
+	if ex.end != nil {
+		p.stats.end(ex.end.slot)
+		last := ex.end
+		ex.end = nil
+		if last.state.avoidUntil.Load() > time.Now().UnixNano() && ex.route.only(last) && !sleep(ctx, nil, holdTick) {
+			return ctx.Err() // the same one again, in a moment: it is being started again
+		}
+	}
+	for {
+		changed := p.changed()
+		table := p.current()
+		rt := table.byKey[ex.route.key]
+		if rt == nil {
+			return errStopped
+		}
+		ex.route = rt
+		if end := pick(rt.backs, p.stats); end != nil {
+			p.stats.begin(end.slot)
+			if p.current() != table {
+				// Whoever took the instance out of the table waits until nothing is under way on it, and may have looked
+				// before we counted ourselves.
+				p.stats.end(end.slot)
+				continue
+			}
+			ex.end = end
+			return nil
+		}
+		if rt.Stopped {
+			return errStopped
+		}
+		if time.Now().After(deadline) {
+			return errNobody
+		}
+		if !sleep(ctx, changed, time.Until(deadline)+time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+}
+
+// only reports whether e is the only endpoint of the route.
+func (rt *route) only(e *endpoint) bool {
+	for _, b := range rt.backs {
+		for _, o := range b.endpoints {
+			if b.weight > 0 && o.addr != e.addr && o.state.avoidUntil.Load() < time.Now().UnixNano() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// sleep waits for d or for wake; false when ctx was done first.
+func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-wake:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// pick draws a release by weight among those that have endpoints, then takes the less busy of two of its endpoints
+// drawn at random (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001).
+func pick(backs []*backend, st *Stats) *endpoint {
+	total := 0
+	for _, b := range backs {
+		if len(b.endpoints) > 0 {
+			total += b.weight
+		}
+	}
+	if total == 0 {
+		return nil
+	}
+	n := mrand.IntN(total)
+	for _, b := range backs {
+		if len(b.endpoints) == 0 {
+			continue
+		}
+		if n -= b.weight; n < 0 {
+			return twoChoices(b.endpoints, st)
+		}
+	}
+	return nil
+}
+
+func twoChoices(ends []*endpoint, st *Stats) *endpoint {
+	if len(ends) == 1 {
+		return ends[0]
+	}
+	i := mrand.IntN(len(ends))
+	j := mrand.IntN(len(ends) - 1)
+	if j >= i {
+		j++
+	}
+	a, b := ends[i], ends[j]
+	now := time.Now().UnixNano()
+	avoidA, avoidB := a.state.avoidUntil.Load() > now, b.state.avoidUntil.Load() > now
+	switch {
+	case avoidA && avoidB:
+		for _, e := range ends {
+			if e.state.avoidUntil.Load() <= now {
+				return e
+			}
+		}
+	case avoidA:
+		return b
+	case avoidB:
+		return a
+	}
+	if st.waiting(b.slot) < st.waiting(a.slot) {
+		return b
+	}
+	return a
+}
+
+// keptBody keeps a request's body open over several tries: the transport closes it even when it could not dial and so
+// read nothing of it. ReverseProxy closes the real one in the end.
+type keptBody struct{ io.Reader }
+
+// Close does nothing.
+func (keptBody) Close() error { return nil }
+
+// countingWriter sees what is answered.
+type countingWriter struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+func (w *countingWriter) WriteHeader(code int) {
+	if code >= 200 || code == http.StatusSwitchingProtocols {
+		w.status = code
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap lets [http.ResponseController] flush and hijack.
+func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,404 @@
+//go:build unix
+
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/home"
+	"github.com/fairlead-dev/fairlead/internal/keeper"
+)
+
+const (
+	readHeaderTimeout = 30 * time.Second
+	// idleTimeout is how long a client's idle connection is kept, and so how long an edge that was replaced lives on for
+	// clients that say nothing.
+	idleTimeout = 2 * time.Minute
+	maxHeader   = 64 << 10
+)
+
+// Server is one generation of the edge.
+type Server struct {
+	dirs    home.Dirs
+	version string
+	log     *slog.Logger
+	lock    *os.File
+	stats   *Stats
+	proxy   *proxy
+
+	table   atomic.Pointer[routes]
+	changed atomic.Pointer[chan struct{}]
+	leaving atomic.Bool
+	conns   atomic.Int64
+	serving atomic.Int64
+
+	mu        sync.Mutex // serialises changes of the table
+	last      *Table
+	states    map[string]*endpointState
+	listeners map[string]*net.TCPListener
+	given     map[string]*os.File // listeners of the generation before, not used yet
+	done      chan struct{}
+}
+
+// Options are what a Server is started with.
+type Options struct {
+	Dirs    home.Dirs
+	Version string
+	Log     *slog.Logger
+	Lock    *os.File            // the role's lock, given on at a takeover
+	Given   map[string]*os.File // listening sockets of the living edge; nil when there is none
+	Ready   func() error        // tells the living edge that this one serves; nil when there is none
+}
+
+// Start serves the last table until another generation takes over or Shut is called.
+func Start(ctx context.Context, o Options) (*Server, error) {
+	st, err := OpenStats(o.Dirs.Stats(), true)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{dirs: o.Dirs, version: o.Version, log: o.Log, lock: o.Lock, stats: st, states: map[string]*endpointState{},
+		listeners: map[string]*net.TCPListener{}, given: o.Given, done: make(chan struct{})}
+	ch := make(chan struct{})
+	s.changed.Store(&ch)
+	s.proxy = newProxy(st, o.Log)
+	s.proxy.current, s.proxy.leaving = s.current, s.leaving.Load
+	s.proxy.changed = func() <-chan struct{} { return *s.changed.Load() }
+	if s.given == nil {
+		// The supervisor kept the sockets of an edge that died. Without a supervisor they are opened anew.
+		if s.given, err = keeper.GetFiles(o.Dirs, home.Supervisor); err != nil {
+			o.Log.Info("no sockets kept for us", "error", err)
+		}
+	}
+	if err := s.restore(); err != nil {
+		return nil, err
+	}
+	if o.Ready != nil {
+		if err := o.Ready(); err != nil {
+			return nil, err
+		}
+		if err := keeper.Sign(o.Lock); err != nil {
+			return nil, err
+		}
+	}
+	// Only now: until here the living edge must be reachable under these names.
+	admin, err := home.Listen(o.Dirs.Sock(home.Edge))
+	if err != nil {
+		return nil, err
+	}
+	fds, err := home.Listen(o.Dirs.FDSock(home.Edge))
+	if err != nil {
+		return nil, err
+	}
+	go (&http.Server{Handler: s.admin(), ReadHeaderTimeout: readHeaderTimeout}).Serve(admin)
+	go s.handOver(fds)
+	go s.keepStored(ctx)
+	return s, nil
+}
+
+// Done is closed when a replaced server's last connection has ended.
+func (s *Server) Done() <-chan struct{} { return s.done }
+
+// restore loads the last table from disk. A listener that cannot be opened now is tried again with the next table, so
+// that one taken port does not keep the other services from their traffic.
+func (s *Server) restore() error {
+	var t Table
+	if err := home.ReadJSON(s.dirs.Table(), &t); err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.log.Error("the last routing table cannot be read; waiting for the agent's", "error", err)
+		t = Table{}
+	}
+	t.Generation = max(t.Generation, s.stats.head.generation.Load())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range t.Routes {
+		if err := s.listen(r.Listen); err != nil {
+			s.log.Error("cannot listen", "address", r.Listen, "error", err)
+		}
+	}
+	for _, f := range s.given {
+		f.Close()
+	}
+	s.given = nil
+	return s.swap(&t)
+}
+
+// Set puts t in force: first everything that can fail, then one swap. It returns when t is in force and on disk.
+func (s *Server) Set(t Table) (uint64, error) {
+	if err := t.Check(); err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leaving.Load() {
+		return 0, fail.New(fail.Unavailable, "routing table", "this edge was replaced: ask again")
+	}
+	var opened []string
+	for _, r := range t.Routes {
+		if s.listeners[r.Listen] != nil {
+			continue
+		}
+		if err := s.listen(r.Listen); err != nil {
+			for _, addr := range opened {
+				s.unlisten(addr)
+			}
+			return 0, fail.New(fail.Preflight, "listen on "+r.Listen, "%w", err).Hinted("choose another route.listen, or run `fairlead check` to see who holds it")
+		}
+		opened = append(opened, r.Listen)
+	}
+	t.Generation = s.table.Load().generation + 1
+	if err := home.WriteJSON(s.dirs.Table(), t, 0o600); err != nil {
+		for _, addr := range opened {
+			s.unlisten(addr)
+		}
+		return 0, err
+	}
+	if err := s.swap(&t); err != nil {
+		return 0, err
+	}
+	used := map[string]bool{}
+	for _, r := range t.Routes {
+		used[r.Listen] = true
+	}
+	for addr := range s.listeners {
+		if !used[addr] {
+			s.unlisten(addr)
+		}
+	}
+	s.store()
+	return t.Generation, nil
+}
+
+// swap makes t the table that requests see.
+func (s *Server) swap(t *Table) error {
+	c, err := compile(t, s.stats, s.states)
+	if err != nil {
+		return err
+	}
+	s.table.Store(c)
+	s.last = t
+	if !s.leaving.Load() {
+		s.stats.head.generation.Store(t.Generation)
+	}
+	ch := make(chan struct{})
+	close(*s.changed.Swap(&ch))
+	return nil
+}
+
+// current is the table in force. A server that was replaced follows its successor's tables by the shared generation.
+func (s *Server) current() *routes {
+	c := s.table.Load()
+	if !s.leaving.Load() || s.stats.head.generation.Load() == c.generation {
+		return c
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c = s.table.Load(); s.stats.head.generation.Load() == c.generation {
+		return c
+	}
+	var t Table
+	if err := home.ReadJSON(s.dirs.Table(), &t); err != nil {
+		s.log.Error("cannot follow the routing table", "error", err)
+		return c
+	}
+	if err := s.swap(&t); err != nil {
+		s.log.Error("cannot follow the routing table", "error", err)
+	}
+	return s.table.Load()
+}
+
+// listen opens addr, or takes it over from the generation before, and serves it.
+func (s *Server) listen(addr string) error {
+	if s.listeners[addr] != nil {
+		return nil
+	}
+	var l net.Listener
+	var err error
+	if f := s.given[addr]; f != nil {
+		l, err = net.FileListener(f)
+	} else {
+		l, err = net.Listen("tcp", addr)
+	}
+	if err != nil {
+		return err
+	}
+	tl, ok := l.(*net.TCPListener)
+	if !ok {
+		l.Close()
+		return fmt.Errorf("%s is not a TCP address", addr)
+	}
+	s.listeners[addr] = tl
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	srv := &http.Server{
+		Handler:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(addr, w, r) }),
+		Protocols: protocols, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ConnState: s.connState, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	go srv.Serve(tl)
+	return nil
+}
+
+func (s *Server) serve(addr string, w http.ResponseWriter, r *http.Request) {
+	s.serving.Add(1)
+	defer s.serving.Add(-1)
+	s.proxy.serve(addr, w, r)
+}
+
+func (s *Server) connState(_ net.Conn, st http.ConnState) {
+	switch st {
+	case http.StateNew:
+		s.conns.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		s.conns.Add(-1)
+	}
+}
+
+// unlisten closes a listener; its connections stay.
+func (s *Server) unlisten(addr string) {
+	s.listeners[addr].Close()
+	delete(s.listeners, addr)
+}
+
+// files returns the names and sockets of all listeners. s.mu is held.
+func (s *Server) files() (names []string, conns []syscall.Conn) {
+	for addr, l := range s.listeners {
+		names, conns = append(names, addr), append(conns, l)
+	}
+	return names, conns
+}
+
+// store gives the supervisor copies of the listening sockets: they outlive a crash of this process. s.mu is held.
+func (s *Server) store() {
+	names, conns := s.files()
+	if err := keeper.PutFiles(s.dirs, home.Supervisor, names, conns); err != nil {
+		s.log.Info("the supervisor keeps no sockets for us now", "error", err)
+	}
+}
+
+// keepStored gives a supervisor that was started again its copies. A supervisor's death is rare and this is cheap.
+func (s *Server) keepStored(ctx context.Context) {
+	t := time.NewTicker(2 * time.Second)
+	defer t.Stop()
+	pid := 0
+	for {
+		if now := keeper.PID(s.dirs, home.Supervisor); now != pid {
+			s.mu.Lock()
+			if !s.leaving.Load() {
+				s.store()
+			}
+			s.mu.Unlock()
+			pid = now
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.done:
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// lockName is the name under which the role's lock travels with the sockets.
+const lockName = "lock"
+
+// handOver gives everything to a new generation that asks, and leaves once that one serves.
+func (s *Server) handOver(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		err = s.giveTo(c.(*net.UnixConn))
+		c.Close()
+		if err != nil {
+			s.log.Error("takeover failed; serving on", "error", err)
+			continue
+		}
+		l.Close()
+		s.drain()
+		return
+	}
+}
+
+// giveTo sends the sockets and the lock and waits for the new generation's word. The table cannot change meanwhile.
+func (s *Server) giveTo(c *net.UnixConn) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names, conns := s.files()
+	if err := keeper.SendFiles(c, "take", append(names, lockName), append(conns, s.lock)); err != nil {
+		return err
+	}
+	if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		return err
+	}
+	if op, _, err := keeper.ReceiveFiles(c); err != nil || op != "serving" {
+		return fmt.Errorf("the new edge did not start to serve: %q %w", op, err)
+	}
+	s.leaving.Store(true)
+	for addr := range s.listeners {
+		s.unlisten(addr)
+	}
+	return s.lock.Close()
+}
+
+// Shut stops taking connections, serves what is under way for at most grace, and returns.
+func (s *Server) Shut(grace time.Duration) {
+	s.mu.Lock()
+	s.leaving.Store(true)
+	for addr := range s.listeners {
+		s.unlisten(addr)
+	}
+	s.mu.Unlock()
+	t := time.NewTicker(10 * time.Millisecond)
+	defer t.Stop()
+	for end := time.Now().Add(grace); s.serving.Load() > 0 && time.Now().Before(end); {
+		<-t.C
+	}
+	s.stats.leave()
+}
+
+// drain waits until nothing is served here any more.
+func (s *Server) drain() {
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for s.conns.Load() > 0 || s.serving.Load() > 0 {
+		<-t.C
+	}
+	close(s.done)
+}
+
+// TakeOver asks the living edge for its lock and its sockets. Call ready when the new server runs; without it, or
+// when this process dies, the old one serves on.
+func TakeOver(d home.Dirs) (lock *os.File, given map[string]*os.File, ready func() error, err error) {
+	c, err := keeper.DialFiles(d, home.Edge)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	_, given, err = keeper.ReceiveFiles(c)
+	if err != nil {
+		c.Close()
+		return nil, nil, nil, err
+	}
+	lock = given[lockName]
+	delete(given, lockName)
+	if lock == nil {
+		c.Close()
+		return nil, nil, nil, errors.New("the living edge sent no lock")
+	}
+	return lock, given, func() error {
+		defer c.Close()
+		return keeper.SendFiles(c, "serving", nil, nil)
+	}, nil
+}

@@ -1,0 +1,229 @@
+// Package edge takes a machine's public traffic and hands it to instances.
+//
+// It gets whole routing tables, never patches, and keeps the last one on disk. Several generations of the process may
+// serve at once while one replaces the other: they share the table and, in one memory-mapped file, the counters.
+package edge
+
+import (
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/fairlead-dev/fairlead/internal/fail"
+)
+
+// Table is everything the edge needs to know.
+type Table struct {
+	Generation uint64  `json:"generation"` // set by the edge; grows with every change
+	Routes     []Route `json:"routes"`
+}
+
+// Route is one service's traffic.
+type Route struct {
+	Service     string    `json:"service"`
+	Environment string    `json:"environment"`
+	Listen      string    `json:"listen"`          // host:port
+	Hosts       []string  `json:"hosts,omitempty"` // lower case; "*.example.com" for all below; empty for all
+	Backends    []Backend `json:"backends"`
+	Stopped     bool      `json:"stopped,omitempty"` // answer at once that there is nobody, rather than wait
+}
+
+// Backend is one release's share of a route.
+type Backend struct {
+	Release   int        `json:"release"`
+	Weight    int        `json:"weight"` // percent; the weights of a route's backends sum to 100, or to 0
+	Endpoints []Endpoint `json:"endpoints"`
+}
+
+// Endpoint is one ready instance.
+type Endpoint struct {
+	Instance int    `json:"instance"`
+	Addr     string `json:"addr"`
+}
+
+// Key names the route.
+func (r Route) Key() string { return r.Service + "@" + r.Environment }
+
+// Find returns the route of a service, nil where there is none.
+func (t *Table) Find(service, env string) *Route {
+	for i := range t.Routes {
+		if t.Routes[i].Service == service && t.Routes[i].Environment == env {
+			return &t.Routes[i]
+		}
+	}
+	return nil
+}
+
+// Check reports the first thing in t that no edge could serve.
+func (t *Table) Check() error {
+	taken := map[string]string{}
+	for _, r := range t.Routes {
+		if _, _, err := net.SplitHostPort(r.Listen); err != nil {
+			return fail.New(fail.Usage, "routing table", "%s: listen %q: %w", r.Key(), r.Listen, err)
+		}
+		for _, h := range hostsOf(r) {
+			key := r.Listen + " " + h
+			if other, ok := taken[key]; ok {
+				what := "everything"
+				if h != "" {
+					what = h
+				}
+				return fail.New(fail.Usage, "routing table", "%s on %s already goes to %s", what, r.Listen, other).
+					Hinted("give %s its own route.listen or route.hosts", r.Service)
+			}
+			taken[key] = r.Key()
+		}
+		sum := 0
+		for _, b := range r.Backends {
+			if b.Weight < 0 || b.Weight > 100 {
+				return fail.New(fail.Internal, "routing table", "%s: release %d has weight %d", r.Key(), b.Release, b.Weight)
+			}
+			sum += b.Weight
+			for _, e := range b.Endpoints {
+				if _, _, err := net.SplitHostPort(e.Addr); err != nil {
+					return fail.New(fail.Internal, "routing table", "%s: endpoint %q: %w", r.Key(), e.Addr, err)
+				}
+			}
+		}
+		if sum != 0 && sum != 100 {
+			return fail.New(fail.Internal, "routing table", "%s: the weights sum to %d", r.Key(), sum)
+		}
+	}
+	return nil
+}
+
+// hostsOf returns the hosts a route answers to, "" standing for all others.
+func hostsOf(r Route) []string {
+	if len(r.Hosts) == 0 {
+		return []string{""}
+	}
+	return r.Hosts
+}
+
+// routes is a table made ready for requests: by listen address, then by host.
+type routes struct {
+	generation uint64
+	byListen   map[string]map[string]*route
+	byKey      map[string]*route
+}
+
+// route is one [Route] with its counters.
+type route struct {
+	Route
+	key   string
+	stats *slot
+	backs []*backend
+}
+
+type backend struct {
+	release   int
+	weight    int
+	endpoints []*endpoint
+}
+
+type endpoint struct {
+	addr  string
+	slot  *slot
+	state *endpointState
+}
+
+// compile builds the form requests use. Endpoint states (how an address did lately) are carried over.
+func compile(t *Table, st *Stats, states map[string]*endpointState) (*routes, error) {
+	c := &routes{generation: t.Generation, byListen: map[string]map[string]*route{}, byKey: map[string]*route{}}
+	if err := st.recycle(t.slotNames()); err != nil {
+		return nil, err
+	}
+	for _, r := range t.Routes {
+		s, err := st.slot(slotKey{Service: r.Service, Environment: r.Environment})
+		if err != nil {
+			return nil, err
+		}
+		cr := &route{Route: r, key: r.Key(), stats: s}
+		for _, b := range r.Backends {
+			cb := &backend{release: b.Release, weight: b.Weight}
+			for _, e := range b.Endpoints {
+				s, err := st.slot(slotKey{r.Service, r.Environment, b.Release, e.Instance})
+				if err != nil {
+					return nil, err
+				}
+				if states[e.Addr] == nil {
+					states[e.Addr] = &endpointState{}
+				}
+				cb.endpoints = append(cb.endpoints, &endpoint{addr: e.Addr, slot: s, state: states[e.Addr]})
+			}
+			cr.backs = append(cr.backs, cb)
+		}
+		if c.byListen[r.Listen] == nil {
+			c.byListen[r.Listen] = map[string]*route{}
+		}
+		c.byKey[cr.key] = cr
+		for _, h := range hostsOf(r) {
+			c.byListen[r.Listen][h] = cr
+		}
+	}
+	return c, nil
+}
+
+func (t *Table) slotNames() map[string]bool {
+	names := map[string]bool{}
+	for _, r := range t.Routes {
+		names[slotKey{Service: r.Service, Environment: r.Environment}.String()] = true
+		for _, b := range r.Backends {
+			for _, e := range b.Endpoints {
+				names[slotKey{r.Service, r.Environment, b.Release, e.Instance}.String()] = true
+			}
+		}
+	}
+	return names
+}
+
+// find picks the route for a request's host: the exact name, then the nearest wildcard, then the one for all.
+func (c *routes) find(listen, host string) *route {
+	hosts := c.byListen[listen]
+	if hosts == nil {
+		return nil
+	}
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	if r := hosts[host]; r != nil && host != "" {
+		return r
+	}
+	for rest := host; ; {
+		_, after, ok := strings.Cut(rest, ".")
+		if !ok {
+			break
+		}
+		if r := hosts["*."+after]; r != nil {
+			return r
+		}
+		rest = after
+	}
+	return hosts[""]
+}
+
+type slotKey struct {
+	Service     string
+	Environment string
+	Release     int
+	Instance    int
+}
+
+func (k slotKey) String() string {
+	return fmt.Sprintf("%s@%s.%d.%d", k.Service, k.Environment, k.Release, k.Instance)
+}
+
+func parseSlotKey(s string) (k slotKey, ok bool) {
+	at := strings.LastIndexByte(s, '@')
+	if at < 0 {
+		return k, false
+	}
+	parts := strings.Split(s[at+1:], ".")
+	if len(parts) != 3 {
+		return k, false
+	}
+	k.Service, k.Environment = s[:at], parts[0]
+	_, err := fmt.Sscanf(parts[1]+" "+parts[2], "%d %d", &k.Release, &k.Instance)
+	return k, err == nil
+}

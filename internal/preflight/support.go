@@ -1,0 +1,68 @@
+package preflight
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-dev/fairlead/internal/spec"
+)
+
+func checkSupport(_ context.Context, r *run) []Finding {
+	return judgeSupport(r.Spec, runtime.GOOS+"/"+runtime.GOARCH)
+}
+
+// judgeSupport finds what the spec asks for that this version cannot honour. To run it differently from what was
+// written would be worse than to refuse.
+func judgeSupport(s *spec.Spec, platform string) []Finding {
+	var out []Finding
+	no := func(found, fix string) {
+		out = append(out, Finding{ID: IDUnsupported, Severity: Error, Found: found + " is not supported by this version", Fix: fix})
+	}
+	if s.Release.Strategy == "canary" {
+		no("release.strategy: canary", "set release.strategy to blue-green or rolling")
+	}
+	if n := len(s.Release.Steps); n > 0 {
+		no(fmt.Sprintf("release.steps (%d steps)", n), "remove release.steps: traffic moves in one step")
+	}
+	if n := len(s.Release.Gates); n > 0 {
+		no(fmt.Sprintf("release.gates (%d gates)", n), "remove release.gates, or use release.watch: a release that stops being ready while watched is rolled back")
+	}
+	if len(s.Target.SSH) > 0 {
+		no("target.ssh ("+strings.Join(s.Target.SSH, ", ")+")", "remove target.ssh and run fairlead on that machine")
+	}
+	if s.Target.Kubernetes != nil {
+		no("target.kubernetes", "remove target.kubernetes: the service then runs on this machine")
+	}
+	if s.Route.TLS == "auto" {
+		no("route.tls: auto", "remove it or set it to off, and end TLS in front of fairlead")
+	}
+	if s.Route.Mode == "kernel" {
+		no("route.mode: kernel", "remove it or set it to proxy")
+	}
+	for _, name := range sopsSecrets(s) {
+		no("run.secrets."+name+" from sops", "write file://PATH, or env://NAME and start fairlead inside `sops exec-env FILE`")
+	}
+	here := len(s.Target.SSH) == 0 && s.Target.Kubernetes == nil
+	if here && len(s.Build.Platforms) > 0 && !slices.Contains(s.Build.Platforms, platform) {
+		out = append(out, Finding{ID: IDUnsupported, Severity: Error, Found: "build.platforms is " + strings.Join(s.Build.Platforms, ", "),
+			Need: platform + ", which is this machine", Fix: "add " + platform + " to build.platforms"})
+	}
+	if len(out) == 0 {
+		return []Finding{{ID: IDUnsupported, Severity: OK, Found: "every setting of " + spec.FileName + " is supported"}}
+	}
+	return out
+}
+
+func sopsSecrets(s *spec.Spec) []string {
+	var out []string
+	for name, ref := range s.Run.Secrets {
+		if ref.Scheme() == "sops" {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}

@@ -1,0 +1,228 @@
+package rollout
+
+import (
+	"encoding/json"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/release"
+)
+
+// Action is what a step does.
+type Action string
+
+// The actions.
+const (
+	Stage Action = "stage" // make the new release startable
+	Scale Action = "scale" // so many instances of a release
+	Route Action = "route" // split the traffic
+	Watch Action = "watch" // ask the gates for a while
+	Warm  Action = "warm"  // leave the old release's instances up for a while
+)
+
+// Step is one thing that shall be true before the next one begins.
+type Step struct {
+	Do        Action        `json:"do"`
+	Release   release.ID    `json:"release,omitempty"`
+	Instances int           `json:"instances,omitempty"`
+	Weights   Weights       `json:"weights,omitempty"`
+	For       time.Duration `json:"for,omitempty"`
+}
+
+// String says the step as a sentence without a subject.
+func (s Step) String() string {
+	switch s.Do {
+	case Stage:
+		return fmt.Sprintf("make release %d startable", s.Release)
+	case Scale:
+		if s.Instances == 0 {
+			return fmt.Sprintf("drain and stop release %d", s.Release)
+		}
+		return fmt.Sprintf("%s of release %d ready", plural(s.Instances, "instance"), s.Release)
+	case Route:
+		if len(s.Weights) == 0 {
+			return "let requests wait"
+		}
+		ids := make([]release.ID, 0, len(s.Weights))
+		for id := range s.Weights {
+			ids = append(ids, id)
+		}
+		sort.Slice(ids, func(i, j int) bool { return ids[i] > ids[j] })
+		parts := make([]string, len(ids))
+		for i, id := range ids {
+			parts[i] = fmt.Sprintf("%d %% to release %d", s.Weights[id], id)
+		}
+		return "traffic: " + strings.Join(parts, ", ")
+	case Watch:
+		return fmt.Sprintf("watch release %d for %s", s.Release, s.For)
+	case Warm:
+		return fmt.Sprintf("keep release %d warm for %s, then stop it", s.Release, s.For)
+	}
+	return string(s.Do)
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// Plan is a whole rollout, before it runs.
+type Plan struct {
+	Service      string     `json:"service"`
+	Environment  string     `json:"environment"`
+	Strategy     string     `json:"strategy"`
+	Old          release.ID `json:"old,omitempty"` // 0 on the first deploy
+	New          release.ID `json:"new"`
+	OldInstances int        `json:"old_instances,omitempty"`
+	Instances    int        `json:"instances"`
+	Exclusive    bool       `json:"exclusive,omitempty"` // old and new never run side by side
+	NoReturn     int        `json:"no_return"`           // index of the first step from which there is only forward
+	Steps        []Step     `json:"steps"`
+}
+
+// visible reports whether clients or capacity may have been touched once step at was begun.
+func (p Plan) visible(at int) bool {
+	for _, s := range p.Steps[:min(at+1, len(p.Steps))] {
+		if s.Do == Route || s.Do == Scale && s.Release == p.Old {
+			return p.Old != 0
+		}
+	}
+	return false
+}
+
+// Request is what a strategy plans for.
+type Request struct {
+	Service      string
+	Environment  string
+	Old, New     release.ID
+	OldInstances int
+	Instances    int
+	Watch        time.Duration // after each change of traffic
+	Warm         time.Duration // blue-green: how long the old instances stay
+	Surge        int           // rolling: instances above the wanted number
+	Unavailable  int           // rolling: instances that may be missing
+}
+
+// Strategy turns a request into a plan. It is pure: no clock, no I/O.
+type Strategy func(q Request, c Caps) (Plan, error)
+
+// Strategies by their name in fairlead.yaml.
+var Strategies = map[string]Strategy{"recreate": Recreate, "rolling": Rolling, "blue-green": BlueGreen}
+
+// Make plans q with the named strategy.
+func Make(strategy string, q Request, c Caps) (Plan, error) {
+	f, ok := Strategies[strategy]
+	if !ok {
+		return Plan{}, fail.New(fail.Usage, "plan", "strategy %q is not known", strategy).Hinted("use recreate, rolling or blue-green")
+	}
+	if q.Old == q.New || q.Instances < 1 {
+		return Plan{}, fail.New(fail.Internal, "plan", "from %d to %d with %d instances", q.Old, q.New, q.Instances)
+	}
+	if q.Old == 0 {
+		f = first // there is nothing to go from, so all strategies are the same
+	}
+	p, err := f(q, c)
+	if err != nil {
+		return Plan{}, err
+	}
+	p.Service, p.Environment, p.Strategy = q.Service, q.Environment, strategy
+	p.Old, p.New, p.OldInstances, p.Instances = q.Old, q.New, q.OldInstances, q.Instances
+	return p, nil
+}
+
+func first(q Request, _ Caps) (Plan, error) {
+	steps := []Step{stage(q), scale(q.New, q.Instances), route(Weights{q.New: 100}), watch(q)}
+	return Plan{Steps: steps, NoReturn: len(steps)}, nil
+}
+
+// Recreate ends the old release before it starts the new one: for services that cannot run twice. Requests wait meanwhile.
+func Recreate(q Request, _ Caps) (Plan, error) {
+	steps := []Step{stage(q), route(nil), scale(q.Old, 0), scale(q.New, q.Instances), route(Weights{q.New: 100}), watch(q)}
+	return Plan{Steps: steps, NoReturn: len(steps), Exclusive: true}, nil
+}
+
+// BlueGreen starts all of the new release beside the old one, then moves all traffic at once.
+func BlueGreen(q Request, c Caps) (Plan, error) {
+	if !c.Surge || c.WeightFromScale {
+		return Plan{}, fail.New(fail.Usage, "plan", "this target cannot hold two whole releases without splitting the traffic").
+			Hinted("set `release: {strategy: rolling}`")
+	}
+	steps := []Step{stage(q), scale(q.New, q.Instances), route(Weights{q.New: 100}), watch(q)}
+	last := scale(q.Old, 0)
+	if q.Warm > 0 {
+		last = Step{Do: Warm, Release: q.Old, For: q.Warm}
+	}
+	return Plan{Steps: append(steps, last), NoReturn: len(steps)}, nil
+}
+
+// Rolling replaces instances a few at a time: never more than the wanted number plus Surge, never fewer ready than the
+// wanted number less Unavailable. Traffic follows the share of new instances.
+func Rolling(q Request, c Caps) (Plan, error) {
+	if q.Surge == 0 && q.Unavailable == 0 {
+		return Plan{}, fail.New(fail.Usage, "plan", "rolling with neither surge nor unavailable instances cannot move").
+			Hinted("set `release: {surge: 1}`")
+	}
+	if !c.Surge && q.Unavailable == 0 {
+		return Plan{}, fail.New(fail.Usage, "plan", "this target cannot run more instances than wanted").
+			Hinted("set `release: {surge: 0, unavailable: 1}`")
+	}
+	steps := []Step{stage(q)}
+	most := max(q.Instances, q.OldInstances) + q.Surge
+	least := max(min(q.Instances, q.OldInstances)-q.Unavailable, 0)
+	old, fresh := q.OldInstances, 0
+	share := func() { steps = append(steps, route(split(q, old, fresh))) }
+	for fresh < q.Instances {
+		if n := min(q.Instances, most-old); n > fresh {
+			fresh = n
+			steps = append(steps, scale(q.New, fresh))
+			share()
+			steps = append(steps, watch(q))
+		}
+		if n := max(least-fresh, 0); n < old && fresh < q.Instances {
+			before := old
+			old = max(n, 0)
+			if fresh == 0 && old == 0 {
+				old = min(1, before-1) // somebody has to answer while the first new one starts
+			}
+			share()
+			steps = append(steps, scale(q.Old, old))
+		}
+		if old == 0 && fresh == 0 && least == 0 && q.OldInstances == 1 && q.Surge == 0 {
+			return Plan{}, fail.New(fail.Usage, "plan", "one instance cannot be replaced in place without a gap").
+				Hinted("set `release: {surge: 1}`, or `strategy: recreate` if it must not run twice")
+		}
+	}
+	steps = append(steps, scale(q.Old, 0))
+	return Plan{Steps: steps, NoReturn: len(steps) - 1}, nil
+}
+
+// split gives traffic by the numbers of instances.
+func split(q Request, old, fresh int) Weights {
+	if fresh == 0 {
+		return Weights{q.Old: 100}
+	}
+	if fresh == q.Instances || old == 0 {
+		return Weights{q.New: 100}
+	}
+	n := fresh * 100 / (fresh + old)
+	return Weights{q.Old: 100 - n, q.New: n}
+}
+
+func stage(q Request) Step            { return Step{Do: Stage, Release: q.New} }
+func scale(id release.ID, n int) Step { return Step{Do: Scale, Release: id, Instances: n} }
+func route(w Weights) Step            { return Step{Do: Route, Weights: w} }
+func watch(q Request) Step            { return Step{Do: Watch, Release: q.New, For: q.Watch} }
+
+// MarshalJSON adds the step's sentence, for people who read the JSON.
+func (s Step) MarshalJSON() ([]byte, error) {
+	type plain Step
+	return json.Marshal(struct {
+		plain
+		Text string `json:"text"`
+	}{plain(s), s.String()})
+}

@@ -1,0 +1,195 @@
+// Package rpc is JSON over HTTP on a unix socket: how fairlead's own processes talk. The socket's file mode is its guard.
+package rpc
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/fail"
+)
+
+// Handle registers f at an [http.ServeMux] pattern. What f returns is written as JSON, an error with its kind and hint.
+func Handle(mux *http.ServeMux, pattern string, f func(*http.Request) (any, error)) {
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		v, err := f(r)
+		if err != nil {
+			WriteError(w, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(v); err != nil {
+			return // the client went away: there is nobody to tell
+		}
+	})
+}
+
+// Decode reads a request's JSON body into a T, strictly.
+func Decode[T any](r *http.Request) (T, error) {
+	var v T
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&v); err != nil {
+		return v, fail.New(fail.Usage, r.Method+" "+r.URL.Path, "request body: %w", err)
+	}
+	return v, nil
+}
+
+// WriteError answers with err as JSON and a status code that follows from its kind.
+func WriteError(w http.ResponseWriter, err error) {
+	code := http.StatusInternalServerError
+	switch fail.KindOf(err) {
+	case fail.Usage:
+		code = http.StatusBadRequest
+	case fail.NotFound:
+		code = http.StatusNotFound
+	case fail.Busy:
+		code = http.StatusConflict
+	case fail.Preflight:
+		code = http.StatusUnprocessableEntity
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(fail.As(err))
+}
+
+// Stream answers with one JSON value a line, each sent at once.
+type Stream struct {
+	enc *json.Encoder
+	rc  *http.ResponseController
+}
+
+// NewStream starts the answer.
+func NewStream(w http.ResponseWriter) *Stream {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	s := &Stream{json.NewEncoder(w), http.NewResponseController(w)}
+	s.rc.Flush()
+	return s
+}
+
+// Send writes v; an error means that the client went away.
+func (s *Stream) Send(v any) error {
+	if err := s.enc.Encode(v); err != nil {
+		return err
+	}
+	return s.rc.Flush()
+}
+
+// Client calls one socket. It is safe for use by several goroutines.
+type Client struct {
+	sock string
+	http *http.Client
+}
+
+// NewClient makes a client; nothing is dialled before the first call.
+func NewClient(sock string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", sock)
+	}
+	return &Client{sock, &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+}
+
+// Call sends in as JSON (nothing when nil; an [io.Reader] as it is) and fills out from the answer (unless nil).
+// A daemon that does not answer gives a [fail.Unavailable]; what it refuses comes back as the [fail.Error] it wrote.
+func (c *Client) Call(ctx context.Context, method, path string, in, out any) error {
+	res, err := c.send(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if out == nil {
+		_, err = io.Copy(io.Discard, res.Body)
+	} else {
+		err = json.NewDecoder(res.Body).Decode(out)
+	}
+	if err != nil {
+		return c.lost(method+" "+path, err)
+	}
+	return nil
+}
+
+// Raw sends a GET and returns the answer's body, which the caller closes.
+func (c *Client) Raw(ctx context.Context, path string) (io.ReadCloser, error) {
+	res, err := c.send(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return res.Body, nil
+}
+
+// Each calls f for every line of a streamed answer until it ends, f fails or ctx is done.
+func Each[T any](ctx context.Context, c *Client, path string, f func(T) error) error {
+	res, err := c.send(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	d := json.NewDecoder(res.Body)
+	for {
+		var v T
+		if err := d.Decode(&v); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return c.lost("GET "+path, err)
+		}
+		if err := f(v); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	var body io.Reader
+	switch v := in.(type) {
+	case nil:
+	case io.Reader:
+		body = v
+	default:
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://fairlead"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, c.lost(method+" "+path, err)
+	}
+	if res.StatusCode < 300 {
+		return res, nil
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err != nil {
+		return nil, c.lost(method+" "+path, err)
+	}
+	e := &fail.Error{}
+	if json.Unmarshal(b, e) != nil || e.Kind == "" {
+		return nil, fail.New(fail.Internal, method+" "+path, "%s: %s", res.Status, bytes.TrimSpace(b))
+	}
+	return nil, e
+}
+
+func (c *Client) lost(op string, err error) error {
+	if u, ok := errors.AsType[*net.OpError](err); ok {
+		err = u
+	}
+	return fail.New(fail.Unavailable, op, "%s does not answer: %w", c.sock, err).
+		Hinted("run `fairlead agent status`, then `fairlead agent start`")
+}

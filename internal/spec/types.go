@@ -1,0 +1,142 @@
+// Package spec is fairlead.yaml: its Go types, its strict reader with positions, environments as overlays, and its JSON Schema.
+//
+// A value of [Spec] that came out of [Load] is complete: every default is filled in and every field is checked.
+package spec
+
+// DefaultEnvironment is the environment's name when no --env is given.
+const DefaultEnvironment = "default"
+
+// FileName is the name of the file in a service's folder.
+const FileName = "fairlead.yaml"
+
+// Spec is one service.
+type Spec struct {
+	Service      string             `json:"service" jsonschema:"the service's name: lower-case letters, digits and dashes"`
+	Build        Build              `json:"build,omitzero" jsonschema:"how the program is made from its Go source"`
+	Run          Run                `json:"run,omitzero" jsonschema:"how its instances run"`
+	Route        Route              `json:"route,omitzero" jsonschema:"how traffic reaches it"`
+	Release      Release            `json:"release,omitzero" jsonschema:"how one release takes over from the other"`
+	Target       Target             `json:"target,omitzero" jsonschema:"where it runs; this machine when empty"`
+	Environments map[string]Overlay `json:"environments,omitempty" jsonschema:"named overlays: what is set here replaces what is set above"`
+
+	// Environment is the overlay that was applied; it is not a key of the file.
+	Environment string `json:"-"`
+	// Dir is the absolute folder the file stands in; it is not a key of the file.
+	Dir string `json:"-"`
+}
+
+// Overlay is what an environment may set anew. Maps are merged key by key, lists and single values are replaced.
+type Overlay struct {
+	Build   Build   `json:"build,omitzero"`
+	Run     Run     `json:"run,omitzero"`
+	Route   Route   `json:"route,omitzero"`
+	Release Release `json:"release,omitzero"`
+	Target  Target  `json:"target,omitzero"`
+}
+
+// Build says how the program is made.
+type Build struct {
+	Main      string            `json:"main,omitempty" jsonschema:"the main package, as ./cmd/shop; default: the module's only one"`
+	Platforms []string          `json:"platforms,omitempty" jsonschema:"GOOS/GOARCH pairs; default: this machine's"`
+	Tags      []string          `json:"tags,omitempty" jsonschema:"Go build tags"`
+	Ldflags   []string          `json:"ldflags,omitempty" jsonschema:"more linker flags, behind fairlead's own"`
+	Flags     []string          `json:"flags,omitempty" jsonschema:"more flags of go build"`
+	Env       map[string]string `json:"env,omitempty" jsonschema:"environment of the build"`
+	Debug     bool              `json:"debug,omitempty" jsonschema:"keep the symbol table and DWARF (no -s -w)"`
+	Cgo       bool              `json:"cgo,omitempty" jsonschema:"allow cgo; the result must still be static"`
+}
+
+// Run says how instances run.
+type Run struct {
+	Args           []string          `json:"args,omitempty" jsonschema:"arguments; {{.Port}} {{.Data}} {{.Service}} {{.Environment}} {{.Release}} {{.Instance}} are filled in"`
+	Instances      int               `json:"instances,omitempty" jsonschema:"how many; default 1"`
+	Env            map[string]string `json:"env,omitempty" jsonschema:"environment variables; the same {{.Names}} are filled in"`
+	Secrets        map[string]Secret `json:"secrets,omitempty" jsonschema:"environment variables whose values are read at deploy time and never shown: env://NAME or file://PATH"`
+	Limits         Limits            `json:"limits,omitzero" jsonschema:"what one instance may use"`
+	Probes         Probes            `json:"probes,omitzero" jsonschema:"how its health is asked"`
+	StartupTimeout Duration          `json:"startup_timeout,omitzero" jsonschema:"the longest a new instance may take to become ready; default 60s"`
+	Stop           Stop              `json:"stop,omitzero" jsonschema:"how an instance is ended"`
+	Logs           Logs              `json:"logs,omitzero" jsonschema:"how long its log is kept"`
+}
+
+// Limits of one instance. Zero means no limit, except Files.
+type Limits struct {
+	Memory Bytes `json:"memory,omitzero" jsonschema:"as 512MiB; GOMEMLIMIT follows at 90 %"`
+	CPU    CPU   `json:"cpu,omitzero" jsonschema:"cores, as 1.5"`
+	Pids   int   `json:"pids,omitempty" jsonschema:"processes and threads"`
+	Files  int   `json:"files,omitempty" jsonschema:"open files; default 65536 or what the machine allows"`
+}
+
+// Probes ask an instance how it is.
+type Probes struct {
+	Startup *Probe `json:"startup,omitempty" jsonschema:"asked until it succeeds once, before the others; default: the ready probe"`
+	Ready   *Probe `json:"ready,omitempty" jsonschema:"gets traffic only while this succeeds; default: its port takes a connection"`
+	Live    *Probe `json:"live,omitempty" jsonschema:"restarted when this fails; default: none"`
+}
+
+// Probe is one question; exactly one of HTTP, TCP, Exec and GRPC is set.
+type Probe struct {
+	HTTP      string   `json:"http,omitempty" jsonschema:"a path that answers 2xx or 3xx"`
+	TCP       bool     `json:"tcp,omitempty" jsonschema:"the port takes a connection"`
+	Exec      []string `json:"exec,omitempty" jsonschema:"a command that ends with 0"`
+	GRPC      *string  `json:"grpc,omitempty" jsonschema:"a service name for grpc.health.v1; empty for the whole server"`
+	Interval  Duration `json:"interval,omitzero" jsonschema:"default 2s (live: 10s)"`
+	Timeout   Duration `json:"timeout,omitzero" jsonschema:"default 1s (live: 5s)"`
+	Failures  int      `json:"failures,omitempty" jsonschema:"in a row before it counts; default 3"`
+	Successes int      `json:"successes,omitempty" jsonschema:"in a row before it counts again; default 1"`
+	Delay     Duration `json:"delay,omitzero" jsonschema:"wait before the first question"`
+}
+
+// Stop ends an instance: traffic away, wait for open requests, signal, and kill if that did not help.
+type Stop struct {
+	Signal  string   `json:"signal,omitempty" jsonschema:"default TERM"`
+	Drain   Duration `json:"drain,omitzero" jsonschema:"the longest wait for open requests; default 30s"`
+	Timeout Duration `json:"timeout,omitzero" jsonschema:"from the signal to the kill; default 10s"`
+}
+
+// Logs says how much of the log is kept: whichever bound is reached first.
+type Logs struct {
+	Size Bytes    `json:"size,omitzero" jsonschema:"per instance; default 256MiB"`
+	Age  Duration `json:"age,omitzero" jsonschema:"default 168h"`
+}
+
+// Route says how traffic reaches the service.
+type Route struct {
+	Hosts  []string `json:"hosts,omitempty" jsonschema:"host names; all when empty"`
+	Listen string   `json:"listen,omitempty" jsonschema:"public address, as :80; default: 127.0.0.1 and the first free port from 8080"`
+	TLS    string   `json:"tls,omitempty" jsonschema:"off or auto"`
+	Mode   string   `json:"mode,omitempty" jsonschema:"proxy or kernel"`
+}
+
+// Release says how one release takes over from the other.
+type Release struct {
+	Strategy    string    `json:"strategy,omitempty" jsonschema:"recreate, rolling, blue-green or canary; default blue-green"`
+	Steps       []Percent `json:"steps,omitempty" jsonschema:"a canary's shares of the traffic"`
+	Surge       Amount    `json:"surge,omitzero" jsonschema:"rolling: instances above the wanted number, as 1 or 25%; default 1"`
+	Unavailable Amount    `json:"unavailable,omitzero" jsonschema:"rolling: instances that may be missing, as 1 or 25%; default 0"`
+	Watch       Duration  `json:"watch,omitzero" jsonschema:"how long the new release is watched after it got traffic; default 2s"`
+	Warm        Duration  `json:"warm,omitzero" jsonschema:"blue-green: how long the old instances stay up for going back at once; default 0s"`
+	Keep        int       `json:"keep,omitempty" jsonschema:"old releases kept for going back; default 5"`
+	Gates       []Gate    `json:"gates,omitempty" jsonschema:"questions asked of measurements at each step"`
+}
+
+// Gate is one question; exactly one of Check, Compare and PromQL is set.
+type Gate struct {
+	Check      string   `json:"check,omitempty"`
+	Compare    []string `json:"compare,omitempty"`
+	PromQL     string   `json:"promql,omitempty"`
+	FalseAlarm Percent  `json:"false_alarm,omitzero"`
+	Else       string   `json:"else,omitempty" jsonschema:"rollback, pause or warn"`
+}
+
+// Target is where releases run; this machine when empty.
+type Target struct {
+	SSH        []string    `json:"ssh,omitempty" jsonschema:"machines, as deploy@web1.example.com"`
+	Kubernetes *Kubernetes `json:"kubernetes,omitempty"`
+}
+
+// Kubernetes names a cluster.
+type Kubernetes struct {
+	Context   string `json:"context,omitempty"`
+	Namespace string `json:"namespace,omitempty"`
+}

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package supervise
+
+func newConfiner() confiner { return without{"this operating system has no control groups"} }

@@ -1,0 +1,138 @@
+package supervise
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+var streams = []string{"stdout", "stderr"}
+
+// output takes what an instance prints, over all of its restarts.
+//
+// Each stream is a named pipe that the child holds open for reading and writing. So it is its own reader: when the
+// supervisor dies, a print does not end the child with SIGPIPE, and what it printed waits in the pipe for the next
+// supervisor, which opens the same name.
+type output struct {
+	rec   Recorder
+	pipes []*os.File
+	wg    sync.WaitGroup
+}
+
+func (in *instance) fifo(stream string) string {
+	return filepath.Join(in.sup.opt.Dirs.Fifos(), in.key()+"."+stream)
+}
+
+func (in *instance) openOutput() error {
+	secrets, err := in.secrets()
+	if err != nil {
+		return err
+	}
+	hide := make([]string, 0, len(secrets))
+	for _, v := range secrets {
+		hide = append(hide, v)
+	}
+	rec, err := in.sup.opt.Record(in.snapshot(), in.prog, hide)
+	if err != nil {
+		return err
+	}
+	o := &output{rec: rec}
+	in.mu.Lock()
+	in.out = o
+	in.mu.Unlock()
+	uid, gid, err := in.user()
+	if err != nil {
+		return err
+	}
+	for _, s := range streams {
+		if err := mkfifo(in.fifo(s), uid, gid); err != nil {
+			return err
+		}
+		f, err := openPipe(in.fifo(s))
+		if err != nil {
+			return err
+		}
+		o.pipes = append(o.pipes, f)
+		o.wg.Add(1)
+		go func() {
+			defer o.wg.Done()
+			o.copy(s, f)
+		}()
+	}
+	return nil
+}
+
+// copy hands every chunk to the recorder until the pipe is closed or its deadline passed with nothing left.
+func (o *output) copy(stream string, f *os.File) {
+	buf := make([]byte, 256<<10)
+	for {
+		n, err := f.Read(buf)
+		if n > 0 {
+			o.rec.Write(stream, buf[:n])
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return
+		}
+	}
+}
+
+// closeOutput takes what is still in the pipes and closes them.
+func (in *instance) closeOutput() {
+	in.mu.Lock()
+	o := in.out
+	in.out = nil
+	in.mu.Unlock()
+	if o == nil {
+		return
+	}
+	for _, f := range o.pipes {
+		f.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	}
+	o.wg.Wait()
+	for _, f := range o.pipes {
+		f.Close()
+	}
+	if err := o.rec.Close(); err != nil {
+		in.sup.opt.Log.Error("cannot close the log", "instance", in.key(), "error", err)
+	}
+}
+
+func (in *instance) removeFifos() {
+	for _, s := range streams {
+		os.Remove(in.fifo(s))
+	}
+}
+
+// note puts a remark of ours into the instance's log.
+func (in *instance) note(level, text string) {
+	in.mu.Lock()
+	o := in.out
+	in.mu.Unlock()
+	if o != nil {
+		o.rec.Note(level, text)
+	}
+}
+
+// childFiles opens the child's ends. Without pipes it prints into nothing rather than not run.
+func (in *instance) childFiles(uid, gid int) (stdout, stderr *os.File, err error) {
+	open := func(stream string) (*os.File, error) {
+		f, err := os.OpenFile(in.fifo(stream), os.O_RDWR, 0)
+		if errors.Is(err, os.ErrNotExist) {
+			if err = mkfifo(in.fifo(stream), uid, gid); err == nil {
+				f, err = os.OpenFile(in.fifo(stream), os.O_RDWR, 0)
+			}
+		}
+		return f, err
+	}
+	if stdout, err = open(streams[0]); err != nil {
+		return nil, nil, err
+	}
+	if stderr, err = open(streams[1]); err != nil {
+		stdout.Close()
+		return nil, nil, err
+	}
+	return stdout, stderr, nil
+}

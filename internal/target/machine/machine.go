@@ -1,0 +1,214 @@
+// Package machine is the target that is a machine: instances under its supervisor, traffic through its edge.
+//
+// A [Machine] serves all services of one machine; [Machine.Target] is the view of one service that the engine works on.
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/edge"
+	"github.com/fairlead-dev/fairlead/internal/home"
+	"github.com/fairlead-dev/fairlead/internal/supervise"
+)
+
+// Machine keeps the edge's table in step with what the supervisor says is ready. Make it with [New], then Run it.
+type Machine struct {
+	dirs  home.Dirs
+	sup   *supervise.Client
+	edge  *edge.Client
+	stats *edge.Stats
+	log   *slog.Logger
+
+	mu       sync.Mutex
+	table    edge.Table // in force, or about to be
+	known    bool       // table was read from the edge
+	snap     supervise.Snapshot
+	draining map[string]bool // by instance: ready, but gets nothing new
+	changed  chan struct{}   // closed and replaced at each snapshot
+}
+
+// New makes the machine behind d's sockets. st is read for the requests under way.
+func New(d home.Dirs, st *edge.Stats, log *slog.Logger) *Machine {
+	return &Machine{dirs: d, sup: supervise.NewClient(d.Sock(home.Supervisor)), edge: edge.NewClient(d.Sock(home.Edge)), stats: st,
+		log: log, draining: map[string]bool{}, changed: make(chan struct{})}
+}
+
+// Run follows the supervisor until ctx is done: every change of what is ready reaches the edge.
+func (m *Machine) Run(ctx context.Context) {
+	var rev uint64
+	for ctx.Err() == nil {
+		snap, err := m.sup.Wait(ctx, rev)
+		if err == nil {
+			rev = snap.Revision
+			err = m.follow(ctx, snap)
+		}
+		if err != nil && ctx.Err() == nil {
+			m.log.Info("following the supervisor", "error", err)
+			rev = 0 // ask for everything again, and let the edge have it
+			pause(ctx, 50*time.Millisecond)
+		}
+	}
+}
+
+// follow takes a snapshot in and tells the edge when that changes anything.
+func (m *Machine) follow(ctx context.Context, snap supervise.Snapshot) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.snap = snap
+	close(m.changed)
+	m.changed = make(chan struct{})
+	return m.push(ctx, nil)
+}
+
+// push computes the table, changed by f, and puts it in force when it differs. m.mu is held.
+func (m *Machine) push(ctx context.Context, f func(*edge.Table)) error {
+	if !m.known {
+		t, err := m.edge.Table(ctx)
+		if err != nil {
+			return err
+		}
+		m.table, m.known = t, true
+	}
+	next := clone(m.table)
+	if f != nil {
+		f(&next)
+	}
+	for i := range next.Routes {
+		r := &next.Routes[i]
+		for b := range r.Backends {
+			r.Backends[b].Endpoints = m.endpoints(r.Service, r.Environment, r.Backends[b].Release)
+		}
+	}
+	if reflect.DeepEqual(next, m.table) {
+		return nil
+	}
+	gen, err := m.edge.Set(ctx, next)
+	if err != nil {
+		m.known = false // the edge may have it or not: ask before the next change
+		return err
+	}
+	next.Generation = gen
+	m.table = next
+	return nil
+}
+
+func clone(t edge.Table) edge.Table {
+	b, err := json.Marshal(t)
+	if err != nil {
+		panic(err) // a table holds nothing that JSON cannot
+	}
+	var out edge.Table
+	if err := json.Unmarshal(b, &out); err != nil {
+		panic(err)
+	}
+	return out
+}
+
+// endpoints lists the ready instances of a release that take new requests. m.mu is held.
+func (m *Machine) endpoints(service, env string, rel int) []edge.Endpoint {
+	var out []edge.Endpoint
+	for _, i := range m.snap.Instances {
+		if i.Service == service && i.Environment == env && i.Release == rel && i.State == supervise.Ready && !m.draining[name(i)] {
+			out = append(out, edge.Endpoint{Instance: i.Number, Addr: i.Addr()})
+		}
+	}
+	sort.Slice(out, func(a, b int) bool { return out[a].Instance < out[b].Instance })
+	return out
+}
+
+func name(i supervise.Instance) string {
+	return fmt.Sprintf("%s.%d", supervise.GroupKey(i.Service, i.Environment, i.Release), i.Number)
+}
+
+// Ready waits until the supervisor and the edge have answered once: before that the machine only looks empty.
+func (m *Machine) Ready(ctx context.Context) error {
+	return m.await(ctx, func() (bool, error) { return m.known && m.snap.Revision != 0, nil })
+}
+
+// Instances returns what the supervisor last said of a service's instances.
+func (m *Machine) Instances(service, env string) []supervise.Instance {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.of(service, env, 0)
+}
+
+// of filters the snapshot; release 0 means all. m.mu is held.
+func (m *Machine) of(service, env string, rel int) []supervise.Instance {
+	var out []supervise.Instance
+	for _, i := range m.snap.Instances {
+		if i.Service == service && i.Environment == env && (rel == 0 || i.Release == rel) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// Table returns the routing table in force.
+func (m *Machine) Table(ctx context.Context) (edge.Table, error) { return m.edge.Table(ctx) }
+
+// Supervised returns the supervisor's fresh snapshot, with what each instance takes.
+func (m *Machine) Supervised(ctx context.Context) (supervise.Snapshot, error) {
+	return m.sup.Snapshot(ctx)
+}
+
+// Remove takes a service out of the table, stops its instances and forgets its releases.
+func (m *Machine) Remove(ctx context.Context, service, env string, releases []int) error {
+	m.mu.Lock()
+	err := m.push(ctx, func(t *edge.Table) {
+		for i := range t.Routes {
+			if t.Routes[i].Service == service && t.Routes[i].Environment == env {
+				t.Routes = append(t.Routes[:i], t.Routes[i+1:]...)
+				return
+			}
+		}
+	})
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	for _, r := range releases {
+		if err := m.sup.Forget(ctx, supervise.GroupKey(service, env, r)); err != nil {
+			return err
+		}
+	}
+	return m.await(ctx, func() (bool, error) { return len(m.of(service, env, 0)) == 0, nil })
+}
+
+// Forget drops a release that has no instances any more.
+func (m *Machine) Forget(ctx context.Context, service, env string, rel int) error {
+	return m.sup.Forget(ctx, supervise.GroupKey(service, env, rel))
+}
+
+// await waits until f says yes, looking at each new snapshot; f runs with m.mu held.
+func (m *Machine) await(ctx context.Context, f func() (bool, error)) error {
+	for {
+		m.mu.Lock()
+		ok, err := f()
+		ch := m.changed
+		m.mu.Unlock()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

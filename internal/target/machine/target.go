@@ -1,0 +1,316 @@
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/edge"
+	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/home"
+	"github.com/fairlead-dev/fairlead/internal/release"
+	"github.com/fairlead-dev/fairlead/internal/rollout"
+	"github.com/fairlead-dev/fairlead/internal/spec"
+	"github.com/fairlead-dev/fairlead/internal/supervise"
+)
+
+// Target is one service in one environment on a machine. It implements [rollout.Target].
+type Target struct {
+	m       *Machine
+	service string
+	env     string
+	listen  string // the public address chosen for the service
+	tail    func(rel release.ID, instance int) []string
+}
+
+var _ rollout.Target = (*Target)(nil)
+
+// Target returns the view of one service. listen is its public address; tail gives the last lines of an instance's log
+// for errors.
+func (m *Machine) Target(service, env, listen string, tail func(release.ID, int) []string) *Target {
+	return &Target{m, service, env, listen, tail}
+}
+
+// Caps implements [rollout.Target].
+func (t *Target) Caps() rollout.Caps { return rollout.Caps{WeightStep: 1, Surge: true} }
+
+// Observe implements [rollout.Target]: it asks the supervisor and the edge, now.
+func (t *Target) Observe(ctx context.Context) (rollout.State, error) {
+	snap, err := t.m.sup.Snapshot(ctx)
+	if err != nil {
+		return rollout.State{}, err
+	}
+	table, err := t.m.edge.Table(ctx)
+	if err != nil {
+		return rollout.State{}, err
+	}
+	st := rollout.State{Releases: map[release.ID]rollout.Running{}}
+	for _, i := range snap.Instances {
+		if i.Service != t.service || i.Environment != t.env || i.Process.PID == 0 {
+			continue
+		}
+		r := st.Releases[release.ID(i.Release)]
+		r.Instances++
+		if i.State == supervise.Ready {
+			r.Ready++
+		}
+		st.Releases[release.ID(i.Release)] = r
+	}
+	if r := table.Find(t.service, t.env); r != nil {
+		for _, b := range r.Backends {
+			x := st.Releases[release.ID(b.Release)]
+			x.Weight = b.Weight
+			st.Releases[release.ID(b.Release)] = x
+		}
+	}
+	return st, nil
+}
+
+const programFile = "program.json"
+
+// Stage implements [rollout.Target]: the binary is linked from the blobs into the release's folder, beside the program
+// that the supervisor will be given. Secrets were put there when the release was made.
+func (t *Target) Stage(_ context.Context, r release.Release) error {
+	var s spec.Spec
+	if err := json.Unmarshal(r.Config, &s); err != nil {
+		return fmt.Errorf("release %d: %w", r.ID, err)
+	}
+	data, err := t.m.serviceDir(t.service, t.env)
+	if err != nil {
+		return err
+	}
+	dir := t.m.dirs.Release(t.service, t.env, int(r.ID))
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	bin := filepath.Join(dir, r.Artifact.Name)
+	if _, err := os.Stat(bin); errors.Is(err, os.ErrNotExist) {
+		if err := os.Link(BlobPath(t.m.dirs, r.Artifact.Digest), bin); err != nil {
+			return fmt.Errorf("release %d: its artifact: %w", r.ID, err)
+		}
+	} else if err != nil {
+		return err
+	}
+	if err := home.WriteJSON(filepath.Join(dir, routeFile), s.Route.Hosts, 0o600); err != nil {
+		return err
+	}
+	p := supervise.Program{
+		Service: t.service, Environment: t.env, Release: int(r.ID), Path: bin, Args: s.Run.Args, Env: s.Run.Env, Dir: data,
+		Limits: s.Run.Limits, Probes: s.Run.Probes, StartupTimeout: s.Run.StartupTimeout, Stop: s.Run.Stop, Logs: s.Run.Logs,
+	}
+	if f := SecretsPath(t.m.dirs, t.service, t.env, r.ID); exists(f) {
+		p.SecretsFile = f
+	}
+	return home.WriteJSON(filepath.Join(dir, programFile), p, 0o600)
+}
+
+// BlobPath is where an artifact lies on a machine.
+func BlobPath(d home.Dirs, digest string) string {
+	return filepath.Join(d.Blobs(), filepath.FromSlash(slashed(digest)))
+}
+
+func slashed(digest string) string {
+	for i := range digest {
+		if digest[i] == ':' {
+			return digest[:i] + "/" + digest[i+1:]
+		}
+	}
+	return digest
+}
+
+// SecretsPath is where a release's secrets lie on a machine.
+func SecretsPath(d home.Dirs, service, env string, id release.ID) string {
+	return filepath.Join(d.Release(service, env, int(id)), "secrets.json")
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func (t *Target) program(id release.ID) (supervise.Program, error) {
+	var p supervise.Program
+	err := home.ReadJSON(filepath.Join(t.m.dirs.Release(t.service, t.env, int(id)), programFile), &p)
+	return p, err
+}
+
+// Scale implements [rollout.Target].
+func (t *Target) Scale(ctx context.Context, id release.ID, n int) error {
+	if err := t.m.Ready(ctx); err != nil {
+		return err
+	}
+	p, err := t.program(id)
+	if errors.Is(err, os.ErrNotExist) && n == 0 {
+		return nil // never staged, so nothing of it runs
+	}
+	if err != nil {
+		return fmt.Errorf("release %d is not staged: %w", id, err)
+	}
+	if err := t.drain(ctx, id, n, p.Stop.Drain.D()); err != nil {
+		return err
+	}
+	if err := t.m.sup.Set(ctx, supervise.Group{Program: p, Want: n}); err != nil {
+		return err
+	}
+	return t.settle(ctx, id, n, p)
+}
+
+// drain takes the instances above n out of the traffic and waits for their open requests, at most as long as the release
+// allows.
+func (t *Target) drain(ctx context.Context, id release.ID, n int, limit time.Duration) error {
+	m := t.m
+	m.mu.Lock()
+	var leaving []supervise.Instance
+	for _, i := range m.of(t.service, t.env, int(id)) {
+		if i.Number > n {
+			leaving = append(leaving, i)
+		}
+		m.draining[name(i)] = i.Number > n
+	}
+	err := m.push(ctx, nil)
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	deadline := time.Now().Add(limit)
+	for _, i := range leaving {
+		for m.stats.Open(t.service, t.env, int(id), i.Number) > 0 && time.Now().Before(deadline) {
+			if pause(ctx, 5*time.Millisecond); ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+		}
+	}
+	return nil
+}
+
+// giveUpAfter is how many ends before its first readiness an instance of a new release has.
+const giveUpAfter = 3
+
+// settle waits until exactly n instances are there and ready.
+func (t *Target) settle(ctx context.Context, id release.ID, n int, p supervise.Program) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, p.StartupTimeout.D()+p.Stop.Timeout.D()+10*time.Second, errLate)
+	defer cancel()
+	begun := time.Now()
+	var last supervise.Instance
+	err := t.m.await(ctx, func() (bool, error) {
+		ready := 0
+		all := t.m.of(t.service, t.env, int(id))
+		for _, i := range all {
+			switch {
+			case i.Number > n:
+			case i.State == supervise.Ready:
+				ready++
+			case i.Exits >= giveUpAfter && i.ReadyAt.IsZero():
+				return false, t.failed(i, "ended "+fmt.Sprint(i.Exits)+" times before it was ready; the last time it "+i.Last.Reason)
+			case i.State == supervise.Starting && !i.Started.IsZero() && i.Exits > 0 && time.Since(begun) > p.StartupTimeout.D():
+				return false, t.failed(i, "was not ready within "+p.StartupTimeout.String()+": "+i.Probe)
+			default:
+				last = i
+			}
+		}
+		return ready == n && len(all) == n, nil
+	})
+	if errors.Is(err, errLate) && last.Number != 0 {
+		return t.failed(last, "was not ready within "+p.StartupTimeout.String()+": "+last.Probe)
+	}
+	if err != nil {
+		return err
+	}
+	t.m.mu.Lock()
+	defer t.m.mu.Unlock()
+	return t.m.push(ctx, nil) // ready ones get traffic before this returns, where their release has a weight
+}
+
+var errLate = errors.New("took too long")
+
+// failed says why an instance did not come up, with its last words.
+func (t *Target) failed(i supervise.Instance, why string) error {
+	e := fail.New(fail.Unhealthy, "", "instance %d of release %d %s", i.Number, i.Release, why)
+	e.Lines = t.tail(release.ID(i.Release), i.Number)
+	e.Hint = "run `fairlead logs " + t.service + " --release " + fmt.Sprint(i.Release) + "`"
+	if hint := wrongPort(i); hint != "" {
+		e.Hint = hint
+	}
+	return e
+}
+
+// Route implements [rollout.Target].
+func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
+	m := t.m
+	if err := m.Ready(ctx); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	top := release.ID(0)
+	for id, n := range w {
+		if n > 0 && len(m.endpoints(t.service, t.env, int(id))) == 0 {
+			return fail.New(fail.Unhealthy, "", "no instance of release %d is ready to take %d %% of the traffic", id, n)
+		}
+		if n > w[top] || n == w[top] && id > top {
+			top = id
+		}
+	}
+	hosts, err := t.hosts(top)
+	if err != nil {
+		return err
+	}
+	return m.push(ctx, func(table *edge.Table) {
+		r := table.Find(t.service, t.env)
+		if r == nil {
+			if len(w) == 0 {
+				return // nothing had traffic, and nothing shall
+			}
+			table.Routes = append(table.Routes, edge.Route{Service: t.service, Environment: t.env})
+			r = &table.Routes[len(table.Routes)-1]
+		}
+		r.Stopped, r.Backends = false, nil
+		if top != 0 {
+			r.Listen, r.Hosts = t.listen, hosts
+		}
+		for id, n := range w {
+			r.Backends = append(r.Backends, edge.Backend{Release: int(id), Weight: n})
+		}
+		slices.SortFunc(r.Backends, func(a, b edge.Backend) int { return a.Release - b.Release })
+	})
+}
+
+// hosts are part of a release: going back restores them.
+func (t *Target) hosts(id release.ID) ([]string, error) {
+	if id == 0 {
+		return nil, nil
+	}
+	var hosts []string
+	err := home.ReadJSON(filepath.Join(t.m.dirs.Release(t.service, t.env, int(id)), routeFile), &hosts)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return hosts, err
+}
+
+const routeFile = "hosts.json"
+
+// Stop ends all instances of a service in order; requests are refused at once from then on.
+func (t *Target) Stop(ctx context.Context, releases []release.ID) error {
+	t.m.mu.Lock()
+	err := t.m.push(ctx, func(table *edge.Table) {
+		if r := table.Find(t.service, t.env); r != nil {
+			r.Stopped, r.Backends = true, nil
+		}
+	})
+	t.m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	for _, id := range releases {
+		if err := t.Scale(ctx, id, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
