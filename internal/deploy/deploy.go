@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/agent"
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
@@ -160,7 +161,9 @@ func (d Deploy) env() string {
 }
 
 func (d Deploy) preflight(ctx context.Context, s *spec.Spec) error {
-	found, err := preflight.Run(ctx, d.checks(ctx, s), d.Events)
+	p := d.checks(ctx, s)
+	p.VerifyEvery = 24 * time.Hour // `fairlead check` always makes it
+	found, err := preflight.Run(ctx, p, d.Events)
 	if err != nil {
 		return err
 	}

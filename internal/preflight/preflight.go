@@ -80,9 +80,11 @@ type Params struct {
 	Listen  string         // the address the edge will take; "" when none is known yet
 	Ours    func(int) bool // reports whether a process is an edge of ours; nil when none runs
 	Agent   Agent
-	Version string   // of this program; "" leaves the comparison with the agent's out
-	Go      string   // the go command, a path or a name on our own PATH; "" means go
-	Environ []string // the environment of the go command; nil means our own. build.env is added to it
+	Version string // of this program; "" leaves the comparison with the agent's out
+	Go      string // the go command, a path or a name on our own PATH; "" means go
+	// VerifyEvery is how long a successful `go mod verify` of the same go.sum counts; 0 makes it anew.
+	VerifyEvery time.Duration
+	Environ     []string // the environment of the go command; nil means our own. build.env is added to it
 }
 
 // run is one run of the checks: the parameters and what several checks share.

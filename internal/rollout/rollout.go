@@ -122,7 +122,17 @@ func (e *Engine) Run(ctx context.Context, p Plan, r release.Release, from Progre
 			}
 		}
 	}
-	return e.Journal.End(context.WithoutCancel(ctx), Done, nil)
+	return e.end(ctx, Done, nil)
+}
+
+// journalLimit is how long the end of a rollout is tried to be noted: a disk may be full for a moment.
+const journalLimit = 10 * time.Second
+
+// end notes the outcome. The data plane is right by now, so all that is left to do about a failure is to try again.
+func (e *Engine) end(ctx context.Context, o Outcome, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), journalLimit)
+	defer cancel()
+	return retry(ctx, func() error { return e.Journal.End(ctx, o, cause) })
 }
 
 // take does one step.
@@ -182,7 +192,7 @@ func (e *Engine) undo(ctx context.Context, p Plan, at int, cause error) error {
 	if visible {
 		outcome = RolledBack
 	}
-	if err := e.Journal.End(ctx, outcome, cause); err != nil {
+	if err := e.end(ctx, outcome, cause); err != nil {
 		journalErr = errors.Join(journalErr, err)
 	}
 	return verdict(p, outcome, cause, journalErr)
@@ -231,7 +241,7 @@ func (e *Engine) stuck(ctx context.Context, p Plan, err error) error {
 	f := fail.As(err)
 	out := &fail.Error{Kind: fail.Stuck, Op: fmt.Sprintf("rollout of %s release %d", p.Service, p.New), Lines: f.Lines, Err: err,
 		Hint: fmt.Sprintf("run `fairlead status %s`; then `fairlead up` or `fairlead rollback` goes on from what runs", p.Service)}
-	if e := e.Journal.End(context.WithoutCancel(ctx), Stuck, err); e != nil {
+	if e := e.end(ctx, Stuck, err); e != nil {
 		out.Err = errors.Join(err, fmt.Errorf("journal: %w", e))
 	}
 	return out

@@ -6,7 +6,6 @@ package machine
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"reflect"
 	"sort"
@@ -30,14 +29,14 @@ type Machine struct {
 	table    edge.Table // in force, or about to be
 	known    bool       // table was read from the edge
 	snap     supervise.Snapshot
-	draining map[string]bool // by instance: ready, but gets nothing new
-	changed  chan struct{}   // closed and replaced at each snapshot
+	draining map[instanceID]bool // ready, but gets nothing new
+	changed  chan struct{}       // closed and replaced at each snapshot
 }
 
 // New makes the machine behind d's sockets. st is read for the requests under way.
 func New(d home.Dirs, st *edge.Stats, log *slog.Logger) *Machine {
 	return &Machine{dirs: d, sup: supervise.NewClient(d.Sock(home.Supervisor)), edge: edge.NewClient(d.Sock(home.Edge)), stats: st,
-		log: log, draining: map[string]bool{}, changed: make(chan struct{})}
+		log: log, draining: map[instanceID]bool{}, changed: make(chan struct{})}
 }
 
 // Run follows the supervisor until ctx is done: every change of what is ready reaches the edge.
@@ -115,7 +114,7 @@ func clone(t edge.Table) edge.Table {
 func (m *Machine) endpoints(service, env string, rel int) []edge.Endpoint {
 	var out []edge.Endpoint
 	for _, i := range m.snap.Instances {
-		if i.Service == service && i.Environment == env && i.Release == rel && i.State == supervise.Ready && !m.draining[name(i)] {
+		if i.Service == service && i.Environment == env && i.Release == rel && i.State == supervise.Ready && !m.draining[idOf(i)] {
 			out = append(out, edge.Endpoint{Instance: i.Number, Addr: i.Addr()})
 		}
 	}
@@ -123,8 +122,14 @@ func (m *Machine) endpoints(service, env string, rel int) []edge.Endpoint {
 	return out
 }
 
-func name(i supervise.Instance) string {
-	return fmt.Sprintf("%s.%d", supervise.GroupKey(i.Service, i.Environment, i.Release), i.Number)
+// instanceID names an instance over all of its lives.
+type instanceID struct {
+	service, env    string
+	release, number int
+}
+
+func idOf(i supervise.Instance) instanceID {
+	return instanceID{i.Service, i.Environment, i.Release, i.Number}
 }
 
 // Ready waits until the supervisor and the edge have answered once: before that the machine only looks empty.

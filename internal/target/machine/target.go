@@ -166,11 +166,14 @@ func (t *Target) drain(ctx context.Context, id release.ID, n int, limit time.Dur
 	m := t.m
 	m.mu.Lock()
 	var leaving []supervise.Instance
+	for k := 1; k <= n; k++ {
+		delete(m.draining, instanceID{t.service, t.env, int(id), k})
+	}
 	for _, i := range m.of(t.service, t.env, int(id)) {
 		if i.Number > n {
 			leaving = append(leaving, i)
+			m.draining[idOf(i)] = true
 		}
-		m.draining[name(i)] = i.Number > n
 	}
 	err := m.push(ctx, nil)
 	m.mu.Unlock()
