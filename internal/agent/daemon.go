@@ -44,13 +44,18 @@ func (d Daemon) Run(ctx context.Context, role string) error {
 	d.watchOthers(ctx, role)
 	switch role {
 	case home.Supervisor:
-		return d.runSupervisor(ctx)
+		err = d.runSupervisor(ctx)
 	case home.Edge:
 		return d.runEdge(ctx, lock)
 	case home.Agent:
-		return d.runAgent(ctx)
+		err = d.runAgent(ctx)
+	default:
+		return fail.New(fail.Usage, "", "there is no role %q", role)
 	}
-	return fail.New(fail.Usage, "", "there is no role %q", role)
+	if err == nil {
+		err = keeper.SignOff(lock)
+	}
+	return err
 }
 
 // watchOthers makes this process start the two others again when they die.

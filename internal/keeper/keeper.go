@@ -34,6 +34,13 @@ type status struct {
 	Fails   int       `json:"fails"` // quick deaths in a row
 }
 
+// A role that dies quickly is started again after a delay that doubles from firstDelay to maxDelay: the machine without
+// it is worth more than the little work of trying.
+const (
+	firstDelay = 50 * time.Millisecond
+	maxDelay   = 2 * time.Second
+)
+
 // quick is the life under which a death counts against the role.
 const quick = 5 * time.Second
 
@@ -62,6 +69,9 @@ func Sign(lock *os.File) error {
 	s.PID, s.Started = os.Getpid(), time.Now()
 	return write(lock, s)
 }
+
+// SignOff notes that the holder ends because it was asked to, so that its end does not count as a crash.
+func SignOff(lock *os.File) error { return write(lock, status{PID: os.Getpid()}) }
 
 // ErrHeld means that a living process of the role holds the lock.
 var ErrHeld = errors.New("already running")
@@ -127,7 +137,7 @@ func revive(ctx context.Context, d home.Dirs, role string, f *os.File) error {
 	} else {
 		s.Fails = 0
 	}
-	if s.Fails > 1 && !pause(ctx, min(100*time.Millisecond<<min(s.Fails, 10), 10*time.Second)) {
+	if s.Fails > 1 && !pause(ctx, min(firstDelay<<min(s.Fails, 10), maxDelay)) {
 		return ctx.Err()
 	}
 	if err := write(f, s); err != nil {

@@ -3,6 +3,7 @@ package logs
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -31,179 +32,149 @@ type Field struct {
 
 // The members that loggers use for what every record has. slog: time, level, msg; zap: ts, level, msg; logrus: time,
 // level, msg; zerolog: time, level, message.
-var (
-	timeKeys    = []string{"time", "ts", "timestamp", "@timestamp"}
-	levelKeys   = []string{"level", "lvl", "severity"}
-	messageKeys = []string{"msg", "message"}
-	traceKeys   = []string{"trace_id", "traceId", "traceID"}
+type role uint8
+
+const (
+	noRole role = iota
+	timeRole
+	levelRole
+	messageRole
+	traceRole
 )
 
-// own are the members that fairlead sets; a line's own member of such a name moves aside with an underscore.
-var own = map[string]bool{"time": true, "level": true, "service": true, "environment": true, "release": true,
-	"instance": true, "stream": true, "message": true, "trace_id": true}
-
-// parseLine reads one line. now stamps a line that holds no time of its own.
-func parseLine(line []byte, now time.Time) Record {
-	if t := bytes.TrimSpace(line); len(t) > 1 && t[0] == '{' && t[len(t)-1] == '}' {
-		if r, ok := parseJSON(t, now); ok {
-			return r
-		}
+func roleOf(key string) role {
+	switch key {
+	case "time", "ts", "timestamp", "@timestamp":
+		return timeRole
+	case "level", "lvl", "severity":
+		return levelRole
+	case "msg", "message":
+		return messageRole
+	case "trace_id", "traceId", "traceID":
+		return traceRole
 	}
-	text := clean(line)
-	return Record{Time: now, Level: guessLevel(text), Message: text}
+	return noRole
 }
 
-func parseJSON(line []byte, now time.Time) (Record, bool) {
-	r := Record{Time: now, Level: "info"}
-	var timeSet, levelSet, messageSet bool
-	ok := eachMember(line, func(key string, val []byte) {
-		switch {
-		case !timeSet && oneOf(timeKeys, key):
-			if t, ok := parseTime(val); ok {
-				r.Time, timeSet = t, true
-				return
-			}
-		case !levelSet && oneOf(levelKeys, key):
-			if l, ok := normalLevel(val); ok {
-				r.Level, levelSet = l, true
-				return
-			}
-		case !messageSet && oneOf(messageKeys, key):
-			if s, ok := unquote(val); ok {
-				r.Message, messageSet = s, true
-				return
-			}
-		case r.TraceID == "" && oneOf(traceKeys, key):
-			if s, ok := unquote(val); ok {
-				r.TraceID = s
-				return
-			}
-		}
-		if own[key] {
-			key = "_" + key
-		}
-		r.Fields = append(r.Fields, Field{key, bytes.Clone(val)})
-	})
-	return r, ok
-}
-
-func oneOf(keys []string, key string) bool {
-	for _, k := range keys {
-		if k == key {
-			return true
-		}
+// own reports whether fairlead sets the member; a line's own one of such a name moves aside with an underscore.
+func own(key string) bool {
+	switch key {
+	case "time", "level", "service", "environment", "release", "instance", "stream", "message", "trace_id":
+		return true
 	}
 	return false
 }
 
-// eachMember walks a flat JSON object without building it: the values are handed on as they stand. It reports whether
-// the whole line is one valid object.
-func eachMember(line []byte, f func(key string, val []byte)) bool {
-	if !json.Valid(line) {
-		return false
+// parser reads lines. What it returns is good until it reads the next: the fields are parts of the line.
+type parser struct{ fields []Field }
+
+// line reads one line, and tells a JSON object. now stamps a line that holds no time of its own.
+func (p *parser) line(line []byte, now time.Time) (r Record, isJSON bool) {
+	if t := bytes.TrimSpace(line); len(t) > 1 && t[0] == '{' && t[len(t)-1] == '}' {
+		if r, ok := p.object(t, now); ok {
+			return r, true
+		}
 	}
-	i := 1
-	for {
-		i = skipSpace(line, i)
-		if line[i] == '}' {
+	text := clean(line)
+	return Record{Time: now, Level: guessLevel(text), Message: text}, false
+}
+
+func (p *parser) object(line []byte, now time.Time) (Record, bool) {
+	if !utf8.Valid(line) {
+		line = bytes.ToValidUTF8(line, []byte("\ufffd"))
+	}
+	r := Record{Time: now, Level: "info"}
+	var has [traceRole + 1]bool
+	p.fields = p.fields[:0]
+	ok := eachMember(line, func(key string, raw []byte, val string) {
+		if what := roleOf(key); what != noRole && !has[what] {
+			if has[what] = r.fill(what, val); has[what] {
+				return
+			}
+		}
+		if own(key) {
+			key = "_" + key
+		}
+		p.fields = append(p.fields, Field{key, raw})
+	})
+	if len(p.fields) > 0 {
+		r.Fields = p.fields
+	}
+	return r, ok
+}
+
+// fill sets the part of r that has the role, unless val is not of its form.
+func (r *Record) fill(what role, val string) (ok bool) {
+	switch what {
+	case timeRole:
+		if t, ok := parseTime(val); ok {
+			r.Time = t
 			return true
 		}
-		if line[i] == ',' {
-			i = skipSpace(line, i+1)
+	case levelRole:
+		if l, ok := normalLevel(val); ok {
+			r.Level = l
+			return true
 		}
-		end := skipString(line, i)
-		key, ok := unquote(line[i:end])
-		if !ok {
-			return false
-		}
-		i = skipSpace(line, end)
-		i = skipSpace(line, i+1) // the colon
-		end = skipValue(line, i)
-		f(key, line[i:end])
-		i = end
+	case messageRole:
+		r.Message, ok = unquote(val)
+	case traceRole:
+		r.TraceID, ok = unquote(val)
+		ok = ok && r.TraceID != ""
 	}
+	return ok
 }
 
-func skipSpace(b []byte, i int) int {
-	for b[i] == ' ' || b[i] == '\t' || b[i] == '\n' || b[i] == '\r' {
-		i++
-	}
-	return i
-}
-
-func skipString(b []byte, i int) int {
-	for i++; b[i] != '"'; i++ {
-		if b[i] == '\\' {
-			i++
-		}
-	}
-	return i + 1
-}
-
-// skipValue finds the end of the value at i in valid JSON.
-func skipValue(b []byte, i int) int {
-	switch b[i] {
-	case '"':
-		return skipString(b, i)
-	case '{', '[':
-		depth := 0
-		for {
-			switch b[i] {
-			case '"':
-				i = skipString(b, i)
-				continue
-			case '{', '[':
-				depth++
-			case '}', ']':
-				if depth--; depth == 0 {
-					return i + 1
-				}
-			}
-			i++
-		}
-	}
-	for b[i] != ',' && b[i] != '}' && b[i] != ']' && b[i] > ' ' {
-		i++
-	}
-	return i
-}
-
-func unquote(v []byte) (string, bool) {
-	if len(v) < 2 || v[0] != '"' {
-		return "", false
-	}
-	if bytes.IndexByte(v, '\\') < 0 && utf8.Valid(v) {
-		return string(v[1 : len(v)-1]), true
-	}
-	var s string
-	err := json.Unmarshal(v, &s)
-	return s, err == nil
-}
-
-// parseTime takes RFC 3339 text, and seconds, milliseconds, microseconds or nanoseconds since 1970 by their size.
-func parseTime(v []byte) (time.Time, bool) {
+// parseTime takes RFC 3339 text, also without the zone's colon as zap writes it, and seconds, milliseconds, microseconds
+// or nanoseconds since 1970 by their size. A year that no service has seen is not its time: a zero time.Time is common.
+func parseTime(v string) (t time.Time, ok bool) {
 	if s, ok := unquote(v); ok {
 		t, err := time.Parse(time.RFC3339Nano, s)
-		return t, err == nil
+		if err != nil {
+			t, err = time.Parse("2006-01-02T15:04:05.999999999Z0700", s)
+		}
+		y := t.UTC().Year()
+		return t, err == nil && y >= 1970 && y < 10000
 	}
-	x, err := strconv.ParseFloat(string(v), 64)
-	if err != nil || x < 1e8 || x > 1e20 {
+	if n, err := strconv.ParseInt(v, 10, 64); err == nil && n >= 1e8 {
+		switch {
+		case n < 1e11:
+			return time.Unix(n, 0), true
+		case n < 1e14:
+			return time.UnixMilli(n), true
+		case n < 1e17:
+			return time.UnixMicro(n), true
+		}
+		return time.Unix(0, n), true
+	}
+	x, err := strconv.ParseFloat(v, 64)
+	if err != nil || x < 1e8 || x >= 9e18 {
 		return time.Time{}, false
 	}
+	// Rounded to the microsecond: a float of today's seconds has no more, and cutting off would make .123456 a .123455.
 	switch {
 	case x < 1e11: // seconds, as zap writes them
-		sec := int64(x)
-		return time.Unix(sec, int64((x-float64(sec))*1e9)), true
+		return time.UnixMicro(int64(math.Round(x * 1e6))), true
 	case x < 1e14:
-		return time.UnixMilli(int64(x)), true
+		return time.UnixMicro(int64(math.Round(x * 1e3))), true
 	case x < 1e17:
-		return time.UnixMicro(int64(x)), true
+		return time.UnixMicro(int64(math.Round(x))), true
 	}
 	return time.Unix(0, int64(x)), true
 }
 
-// normalLevel maps a logger's level to ours. Numbers are pino's and bunyan's.
-func normalLevel(v []byte) (string, bool) {
+// levels are the forms that loggers write most; they need no closer look.
+var levels = map[string]string{
+	`"debug"`: "debug", `"info"`: "info", `"warn"`: "warn", `"warning"`: "warn", `"error"`: "error", `"fatal"`: "fatal",
+	`"DEBUG"`: "debug", `"INFO"`: "info", `"WARN"`: "warn", `"ERROR"`: "error",
+	`10`: "debug", `20`: "debug", `30`: "info", `40`: "warn", `50`: "error", `60`: "fatal", // pino and bunyan
+}
+
+// normalLevel maps a logger's level to ours.
+func normalLevel(v string) (string, bool) {
+	if l, ok := levels[v]; ok {
+		return l, true
+	}
 	if s, ok := unquote(v); ok {
 		switch l := strings.ToLower(s); {
 		case l == "trace" || strings.HasPrefix(l, "debug"):
@@ -214,36 +185,60 @@ func normalLevel(v []byte) (string, bool) {
 			return "warn", true
 		case strings.HasPrefix(l, "err"):
 			return "error", true
-		case l == "fatal" || l == "panic" || l == "dpanic" || l == "critical":
+		case l == "fatal" || l == "panic" || l == "dpanic" || l == "critical" || l == "alert" || strings.HasPrefix(l, "emerg"):
 			return "fatal", true
 		}
 		return "", false
 	}
-	n, err := strconv.Atoi(string(v))
+	n, err := strconv.Atoi(v)
 	if err != nil || n < 10 || n > 60 {
 		return "", false
 	}
-	return [...]string{"debug", "debug", "info", "warn", "error", "fatal"}[n/10-1], true
+	return levels[strconv.Itoa(n/10*10)], true
 }
 
-// guessLevel reads the level that a plain line begins with, in the forms people print it.
+// guessLevel reads the level that a plain line begins with, in the forms people print it. Capitals are meant as a level
+// wherever they stand there; "error" alone is an ordinary word unless it comes first or is marked as in "error:" or
+// "[error]", so that "started without error" is none.
 func guessLevel(text string) string {
-	head := text[:min(len(text), 48)]
-	for _, w := range strings.FieldsFunc(head, func(r rune) bool { return strings.ContainsRune(" []|:=\t", r) }) {
-		switch w {
-		case "DEBUG", "DBG", "debug":
-			return "debug"
-		case "INFO", "INF", "info":
-			return "info"
-		case "WARN", "WARNING", "WRN", "warn", "warning":
-			return "warn"
-		case "ERROR", "ERR", "error":
-			return "error"
-		case "FATAL", "PANIC", "FTL", "panic", "fatal":
-			return "fatal"
+	const seps = " []|:=\t"
+	first := true
+	for i := 0; i < min(len(text), 48); {
+		if strings.IndexByte(seps, text[i]) >= 0 {
+			i++
+			continue
 		}
+		end := i + 1
+		for end < len(text) && strings.IndexByte(seps, text[end]) < 0 {
+			end++
+		}
+		marked := first || text[i-1] == '[' || text[i-1] == '=' || end < len(text) && strings.IndexByte(":]|", text[end]) >= 0
+		w := text[i:end]
+		if l := wordLevel(w); l != "" && (marked || w[0] < 'a') {
+			return l
+		}
+		if c := w[0] | 0x20; c >= 'a' && c <= 'z' && w != "time" && w != "ts" && w != "level" && w != "lvl" {
+			first = false
+		}
+		i = end
 	}
 	return "info"
+}
+
+func wordLevel(w string) string {
+	switch w {
+	case "DEBUG", "DBG", "debug":
+		return "debug"
+	case "INFO", "INF", "info":
+		return "info"
+	case "WARN", "WARNING", "WRN", "warn", "warning":
+		return "warn"
+	case "ERROR", "ERR", "error":
+		return "error"
+	case "FATAL", "PANIC", "FTL", "panic", "fatal":
+		return "fatal"
+	}
+	return ""
 }
 
 // clean makes text out of what may be binary: bytes that are no UTF-8 and control characters are written as \xNN.
@@ -272,68 +267,70 @@ func clean(b []byte) string {
 	return s.String()
 }
 
-// append writes r as one JSON line onto b.
-func (r *Record) append(b []byte) []byte {
-	b = append(b, `{"time":"`...)
-	b = r.Time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z07:00")
-	b = appendMember(b, `","level":`, r.Level)
-	b = appendMember(b, `,"service":`, r.Service)
-	b = appendMember(b, `,"environment":`, r.Env)
-	b = strconv.AppendInt(append(b, `,"release":`...), int64(r.Release), 10)
-	b = strconv.AppendInt(append(b, `,"instance":`...), int64(r.Instance), 10)
-	b = appendMember(b, `,"stream":`, r.Stream)
-	b = appendMember(b, `,"message":`, r.Message)
-	if r.TraceID != "" {
-		b = appendMember(b, `,"trace_id":`, r.TraceID)
-	}
-	for _, f := range r.Fields {
-		b = appendMember(b, ",", f.Key)
-		b = append(append(b, ':'), f.Value...)
-	}
-	return append(b, '}', '\n')
-}
+var traceHeads = [][]byte{[]byte("panic: "), []byte("fatal error: "), []byte("Traceback (most recent"), []byte("SIGQUIT: "),
+	[]byte("SIGSEGV: "), []byte("SIGABRT: "), []byte("SIGBUS: "), []byte("SIGFPE: "), []byte("runtime: "), []byte("unexpected fault address")}
 
-func appendMember(b []byte, before, s string) []byte {
-	b = append(b, before...)
-	plain := true
-	for i := 0; plain && i < len(s); i++ {
-		plain = s[i] >= ' ' && s[i] != '"' && s[i] != '\\' && s[i] < 0x7f
-	}
-	if plain {
-		return append(append(append(b, '"'), s...), '"')
-	}
-	q, err := json.Marshal(s)
-	if err != nil {
-		return append(b, `""`...) // a string always marshals
-	}
-	return append(b, q...)
-}
-
-// MarshalJSON writes r flat, as it stands in the file.
-func (r Record) MarshalJSON() ([]byte, error) { return bytes.TrimSpace(r.append(nil)), nil }
-
-// UnmarshalJSON reads what MarshalJSON or the file holds.
-func (r *Record) UnmarshalJSON(line []byte) error {
-	var known struct {
-		Time     time.Time `json:"time"`
-		Level    string    `json:"level"`
-		Service  string    `json:"service"`
-		Env      string    `json:"environment"`
-		Release  int       `json:"release"`
-		Instance int       `json:"instance"`
-		Stream   string    `json:"stream"`
-		Message  string    `json:"message"`
-		TraceID  string    `json:"trace_id"`
-	}
-	if err := json.Unmarshal(line, &known); err != nil {
-		return err
-	}
-	*r = Record{Time: known.Time, Level: known.Level, Service: known.Service, Env: known.Env, Release: known.Release,
-		Instance: known.Instance, Stream: known.Stream, Message: known.Message, TraceID: known.TraceID}
-	eachMember(bytes.TrimSpace(line), func(key string, val []byte) {
-		if !own[key] {
-			r.Fields = append(r.Fields, Field{key, bytes.Clone(val)})
+// traceLevel returns the level of a trace that line begins, "" where it begins none. A server that survives a handler's
+// panic says so before the trace (net/http, gin): an error, not its end.
+func traceLevel(line []byte) string {
+	for _, h := range traceHeads {
+		if bytes.HasPrefix(line, h) {
+			return "fatal"
 		}
-	})
-	return nil
+	}
+	switch {
+	case goroutineHead(line):
+		return "fatal"
+	case bytes.Contains(line, []byte("panic serving ")), bytes.Contains(line, []byte("panic recovered:")):
+		return "error"
+	}
+	return ""
+}
+
+// goroutineHead reports whether line is as "goroutine 7 [running]:", and not "goroutine pool started".
+func goroutineHead(line []byte) bool {
+	rest, ok := bytes.CutPrefix(line, []byte("goroutine "))
+	return ok && len(rest) > 0 && rest[0] >= '0' && rest[0] <= '9' && bytes.HasSuffix(rest, []byte("]:"))
+}
+
+// continues reports whether line belongs to a plain record before it, which is a Go trace or not: it is indented, or has
+// a form that only traces have.
+func continues(trace bool, line []byte) bool {
+	if len(line) > 0 && (line[0] == '\t' || line[0] == ' ') {
+		return true
+	}
+	if !trace {
+		return false
+	}
+	switch {
+	case len(line) == 0:
+		return true
+	case line[0] == '{':
+		return false
+	case traceLevel(line) == "fatal", frame(line), register(line):
+		return true
+	}
+	for _, h := range []string{"created by ", "[signal ", "[originating ", "exit status ", "...", "PC=", "stack: "} {
+		if bytes.HasPrefix(line, []byte(h)) {
+			return true
+		}
+	}
+	return false
+}
+
+// frame reports whether line is a call in a trace, as main.(*T).run(0x1, ...).
+func frame(line []byte) bool {
+	open := bytes.IndexByte(line, '(')
+	if open < 1 || line[len(line)-1] != ')' {
+		return false
+	}
+	name := line[:open]
+	return bytes.IndexByte(name, ' ') < 0 && (bytes.IndexByte(name, '.') >= 0 || string(name) == "panic")
+}
+
+// register reports whether line is one of the registers behind a signal's trace, as "rax    0xca".
+func register(line []byte) bool {
+	name, val, ok := bytes.Cut(line, []byte(" "))
+	val = bytes.TrimLeft(val, " ")
+	return ok && len(name) <= 6 && bytes.HasPrefix(val, []byte("0x")) && bytes.IndexByte(val, ' ') < 0
 }

@@ -7,15 +7,10 @@ package logs
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
-	"sort"
-	"strings"
 	"sync"
 	"time"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // Meta says whose log it is and how much of it is kept.
@@ -36,8 +31,8 @@ const (
 	maxTrace = 256 << 10
 	// flushAfter is how long a plain line waits for more that belongs to it.
 	flushAfter = 20 * time.Millisecond
-	// minHide is the length under which a secret is not looked for: it would blank out half the log.
-	minHide = 6
+	// maxBuffer is how much is written at once.
+	maxBuffer = 256 << 10
 )
 
 // Dir is the folder of one instance's log below root.
@@ -49,40 +44,38 @@ func Dir(root, service, env string, release, instance int) string {
 type Writer struct {
 	meta Meta
 	dir  string
-	hide *strings.Replacer
+	hide *hider
 
 	mu      sync.Mutex
+	parse   parser
 	streams map[string]*stream
 	buf     []byte
 	file    *os.File
-	size    int64
+	opened  time.Time // when file was
+	size    int64     // of file
 	seq     int
 	lost    int // records that could not be written since the last that could
 	closed  bool
-	pack    sync.WaitGroup
+
+	pack sync.WaitGroup
+	tidy sync.Mutex // one compression at a time: two of the same segment would write into each other
 }
 
 // stream is what is left over of one of the instance's two outputs.
 type stream struct {
-	part  []byte  // a line without its end
-	open  *Record // a plain record that further lines may belong to
-	trace bool    // open is a Go panic or goroutine dump
+	name  string
+	part  []byte // a line without its end
+	open  bool   // rec waits for lines that belong to it
+	rec   Record // a plain record
+	more  []byte // the further lines of its message
+	trace bool   // it is a Go panic or goroutine dump
 	since time.Time
 	timer *time.Timer
 }
 
 // NewWriter opens the log below root and goes on behind what is there.
 func NewWriter(root string, m Meta) (*Writer, error) {
-	w := &Writer{meta: m, dir: Dir(root, m.Service, m.Env, m.Release, m.Instance), streams: map[string]*stream{}}
-	var pairs []string
-	for _, h := range m.Hide {
-		if len(h) >= minHide {
-			pairs = append(pairs, h, "[secret]")
-		}
-	}
-	if pairs != nil {
-		w.hide = strings.NewReplacer(pairs...)
-	}
+	w := &Writer{meta: m, dir: Dir(root, m.Service, m.Env, m.Release, m.Instance), hide: newHider(m.Hide), streams: map[string]*stream{}}
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -105,7 +98,7 @@ func (w *Writer) Write(name string, p []byte) {
 	}
 	s := w.streams[name]
 	if s == nil {
-		s = &stream{}
+		s = &stream{name: name}
 		w.streams[name] = s
 	}
 	now := time.Now()
@@ -113,10 +106,7 @@ func (w *Writer) Write(name string, p []byte) {
 		i := bytes.IndexByte(p, '\n')
 		if i < 0 {
 			s.part = append(s.part, p...)
-			for len(s.part) >= maxLine {
-				w.line(s, name, s.part[:maxLine], now)
-				s.part = append(s.part[:0], s.part[maxLine:]...)
-			}
+			s.part = append(s.part[:0], w.pieces(s, s.part, now)...)
 			break
 		}
 		line := p[:i]
@@ -126,20 +116,30 @@ func (w *Writer) Write(name string, p []byte) {
 			line = s.part
 			s.part = s.part[:0]
 		}
-		for len(line) > maxLine {
-			w.line(s, name, line[:maxLine], now)
-			line = line[maxLine:]
-		}
-		w.line(s, name, bytes.TrimSuffix(line, []byte("\r")), now)
+		w.line(s, bytes.TrimSuffix(w.pieces(s, line, now), []byte("\r")), now)
 	}
 	w.flush()
-	if s.open != nil || len(s.part) > 0 {
-		w.arm(s, name)
+	if s.open || len(s.part) > 0 {
+		w.arm(s)
 	}
 }
 
+// pieces takes from line what is longer than a line may be, and returns the rest. Where it cuts follows from the bytes
+// alone, not from the pieces in which they came.
+func (w *Writer) pieces(s *stream, line []byte, now time.Time) []byte {
+	for len(line) > maxLine {
+		n := w.hide.cut(line[:maxLine])
+		if n == 0 {
+			n = maxLine
+		}
+		w.line(s, line[:n], now)
+		line = line[n:]
+	}
+	return line
+}
+
 // arm makes sure that what waits for more is written soon even when nothing follows.
-func (w *Writer) arm(s *stream, name string) {
+func (w *Writer) arm(s *stream) {
 	s.since = time.Now()
 	if s.timer != nil {
 		s.timer.Reset(flushAfter)
@@ -151,77 +151,60 @@ func (w *Writer) arm(s *stream, name string) {
 		if w.closed || time.Since(s.since) < flushAfter/2 {
 			return
 		}
-		w.settle(s, name)
+		w.settle(s, false)
 		w.flush()
 	})
 }
 
-// settle writes what a stream holds back. A line without its end counts as a whole: a prompt, or the last words of a crash.
-func (w *Writer) settle(s *stream, name string) {
-	if len(s.part) > 0 {
-		w.line(s, name, s.part, time.Now())
-		s.part = s.part[:0]
+// settle writes what a stream holds back. A line without its end counts as a whole: a prompt, or the last words of a
+// crash. Only what may be the beginning of a secret goes on waiting for its end, unless nothing can follow any more.
+func (w *Writer) settle(s *stream, final bool) {
+	n := len(s.part)
+	if !final {
+		n = w.hide.cut(s.part)
+	}
+	if n > 0 {
+		w.line(s, s.part[:n], time.Now())
+		s.part = append(s.part[:0], s.part[n:]...)
 	}
 	w.emit(s)
 }
 
 // line takes one line and decides whether it begins a record or belongs to the one before.
-func (w *Writer) line(s *stream, name string, line []byte, now time.Time) {
-	if s.open != nil && continues(s, line) && len(s.open.Message)+len(line) < maxTrace {
-		s.open.Message += "\n" + clean(line)
+func (w *Writer) line(s *stream, line []byte, now time.Time) {
+	belongs := s.open && continues(s.trace, line)
+	if belongs && len(s.rec.Message)+len(s.more)+len(line) < maxTrace {
+		s.more = append(append(s.more, '\n'), clean(line)...)
 		return
 	}
+	trace, level := belongs && s.trace, s.rec.Level
 	w.emit(s)
 	if len(line) == 0 {
 		return
 	}
-	r := parseLine(line, now)
-	r.Stream = name
-	if r.Fields == nil && line[0] != '{' {
-		if s.trace = beginsTrace(line); s.trace {
-			r.Level = "fatal"
-		}
-		s.open = &r
+	r, isJSON := w.parse.line(line, now)
+	r.Stream = s.name
+	if isJSON || line[0] == '{' {
+		w.put(&r)
 		return
 	}
-	w.put(&r)
+	if trace { // a trace too long for one record goes on in the next
+		r.Level = level
+	} else if l := traceLevel(line); l != "" {
+		r.Level, trace = l, true
+	}
+	s.rec, s.trace, s.open = r, trace, true
 }
 
 func (w *Writer) emit(s *stream) {
-	if s.open != nil {
-		s.open.Message = strings.TrimRight(s.open.Message, "\n")
-		w.put(s.open)
-		s.open, s.trace = nil, false
+	if !s.open {
+		return
 	}
-}
-
-var traceHeads = [][]byte{[]byte("panic: "), []byte("fatal error: "), []byte("goroutine "), []byte("Traceback (most recent"),
-	[]byte("SIGSEGV: "), []byte("SIGABRT: "), []byte("runtime: "), []byte("unexpected fault address")}
-
-func beginsTrace(line []byte) bool {
-	for _, h := range traceHeads {
-		if bytes.HasPrefix(line, h) {
-			return true
-		}
+	if m := bytes.TrimRight(s.more, "\n"); len(m) > 0 {
+		s.rec.Message += string(m)
 	}
-	return false
-}
-
-// continues reports whether line belongs to the open plain record: it is indented, or part of a Go trace.
-func continues(s *stream, line []byte) bool {
-	if len(line) > 0 && (line[0] == '\t' || line[0] == ' ') {
-		return true
-	}
-	if !s.trace {
-		return false
-	}
-	switch {
-	case len(line) == 0, beginsTrace(line), bytes.HasPrefix(line, []byte("created by ")),
-		bytes.HasPrefix(line, []byte("[signal ")), bytes.HasPrefix(line, []byte("exit status ")),
-		bytes.HasPrefix(line, []byte("...")), bytes.HasSuffix(line, []byte(")")):
-		return line == nil || len(line) == 0 || line[0] != '{'
-	}
-	return false
+	w.put(&s.rec)
+	s.more, s.open, s.trace = s.more[:0], false, false
 }
 
 // Note records a remark of the supervisor's own.
@@ -231,47 +214,54 @@ func (w *Writer) Note(level, text string) {
 	if w.closed {
 		return
 	}
-	for name, s := range w.streams {
-		w.settle(s, name) // what the process printed comes before what is said about its end
+	for _, s := range w.streams {
+		w.settle(s, true) // what the process printed comes before what is said about its end
 	}
-	w.put(&Record{Time: time.Now(), Level: level, Stream: "fairlead", Message: text})
+	w.put(w.remark(level, text))
 	w.flush()
+}
+
+func (w *Writer) remark(level, text string) *Record {
+	return &Record{Time: time.Now(), Level: level, Stream: "fairlead", Message: text}
 }
 
 // put completes r and appends it to the buffer.
 func (w *Writer) put(r *Record) {
-	r.Service, r.Env, r.Release, r.Instance = w.meta.Service, w.meta.Env, w.meta.Release, w.meta.Instance
-	start := len(w.buf)
-	w.buf = r.append(w.buf)
-	if w.hide != nil {
-		w.buf = append(w.buf[:start], w.hide.Replace(string(w.buf[start:]))...)
-	}
-	if len(w.buf) >= 256<<10 {
+	w.hide.record(r)
+	w.buf = w.own(r).append(w.buf)
+	if len(w.buf) >= maxBuffer || int64(len(w.buf)) >= w.segmentSize() {
 		w.flush()
 	}
 }
 
-// flush writes the buffer, whole lines only, and rotates.
+func (w *Writer) own(r *Record) *Record {
+	r.Service, r.Env, r.Release, r.Instance = w.meta.Service, w.meta.Env, w.meta.Release, w.meta.Instance
+	return r
+}
+
+// flush writes the buffer, whole lines only, and rotates before it would make the segment too large or too old.
 func (w *Writer) flush() {
-	if len(w.buf) == 0 {
+	if len(w.buf) == 0 && !(w.closed && w.lost > 0) {
 		return
 	}
-	if w.file == nil && w.rotate() != nil {
-		w.drop()
-		return
-	}
-	if w.lost > 0 {
-		note := Record{Time: time.Now(), Level: "warn", Stream: "fairlead", Service: w.meta.Service, Env: w.meta.Env,
-			Release: w.meta.Release, Instance: w.meta.Instance,
-			Message: fmt.Sprintf("%d records could not be written before this one", w.lost)}
-		w.buf = append(note.append(nil), w.buf...)
-	}
-	n, err := w.file.Write(w.buf)
-	if err != nil {
-		// A torn line would spoil the file for every reader: take it back, keep the rest.
-		if e := w.file.Truncate(w.size); e != nil || n == 0 {
+	full := w.size+int64(len(w.buf)) > w.segmentSize() || w.meta.Age > 0 && time.Since(w.opened) > w.meta.Age/8
+	if w.file == nil || w.size > 0 && full {
+		if w.rotate() != nil && w.file == nil {
 			w.drop()
 			return
+		} // else the old segment grows on and the next flush tries again
+	}
+	out := w.buf
+	if w.lost > 0 {
+		note := w.remark("warn", fmt.Sprintf("%d records could not be written before this one", w.lost))
+		out = append(w.own(note).append(nil), w.buf...)
+	}
+	n, err := w.file.Write(out)
+	if err != nil {
+		// A torn line would spoil the file for every reader: take it back, or begin another file.
+		if w.file.Truncate(w.size) != nil {
+			w.file.Close()
+			w.file = nil
 		}
 		w.drop()
 		return
@@ -279,11 +269,6 @@ func (w *Writer) flush() {
 	w.lost = 0
 	w.size += int64(n)
 	w.buf = w.buf[:0]
-	if w.size >= w.segmentSize() {
-		if err := w.rotate(); err != nil {
-			w.lost++
-		}
-	}
 }
 
 func (w *Writer) drop() {
@@ -292,26 +277,27 @@ func (w *Writer) drop() {
 }
 
 // segmentSize makes about eight segments of what may be kept, so that rotation throws away an eighth at a time.
-func (w *Writer) segmentSize() int64 { return max(w.meta.Size/8, 64<<10) }
+func (w *Writer) segmentSize() int64 { return max(w.meta.Size/8, 4<<10) }
 
-// rotate closes the segment and opens the next; the closed one is compressed in the background.
+// rotate closes the segment, makes room for the next and opens it; the closed one is compressed in the background.
 func (w *Writer) rotate() error {
 	f, err := os.OpenFile(segmentName(w.dir, w.seq+1), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
-	old := w.file
-	w.file, w.size = f, 0
+	if w.file != nil {
+		w.file.Close()
+	}
+	w.file, w.size, w.opened = f, 0, time.Now()
 	w.seq++
 	seq := w.seq
-	w.pack.Add(1)
-	go func() {
-		defer w.pack.Done()
-		if old != nil {
-			old.Close()
-		}
-		tidy(w.dir, seq, w.meta.Size, w.meta.Age)
-	}()
+	// Two segments' room is kept free: for the new one, and for a compressed copy beside its original.
+	prune(w.dir, seq, w.meta.Size-2*w.segmentSize(), w.meta.Age)
+	w.pack.Go(func() {
+		w.tidy.Lock()
+		defer w.tidy.Unlock()
+		pack(w.dir, seq)
+	})
 	return nil
 }
 
@@ -322,14 +308,14 @@ func (w *Writer) Close() error {
 		w.mu.Unlock()
 		return nil
 	}
-	for name, s := range w.streams {
+	for _, s := range w.streams {
 		if s.timer != nil {
 			s.timer.Stop()
 		}
-		w.settle(s, name)
+		w.settle(s, true)
 	}
-	w.flush()
 	w.closed = true
+	w.flush()
 	f := w.file
 	w.mu.Unlock()
 	w.pack.Wait()
@@ -337,106 +323,4 @@ func (w *Writer) Close() error {
 		return nil
 	}
 	return f.Close()
-}
-
-type segment struct {
-	path string
-	seq  int
-	size int64
-	mod  time.Time
-}
-
-func segmentName(dir string, seq int) string {
-	return filepath.Join(dir, fmt.Sprintf("%08d.jsonl", seq))
-}
-
-// segments lists a log's segments, oldest first; of a plain and a compressed one of the same number the plain one counts.
-func segments(dir string) []segment {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil
-	}
-	by := map[int]segment{}
-	for _, e := range entries {
-		var seq int
-		plain := strings.HasSuffix(e.Name(), ".jsonl")
-		if _, err := fmt.Sscanf(e.Name(), "%08d.jsonl", &seq); err != nil || !plain && !strings.HasSuffix(e.Name(), ".jsonl.zst") {
-			continue
-		}
-		fi, err := e.Info()
-		if err != nil {
-			continue
-		}
-		if _, ok := by[seq]; !ok || plain {
-			by[seq] = segment{filepath.Join(dir, e.Name()), seq, fi.Size(), fi.ModTime()}
-		}
-	}
-	out := make([]segment, 0, len(by))
-	for _, s := range by {
-		out = append(out, s)
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].seq < out[j].seq })
-	return out
-}
-
-// tidy compresses every segment but the current one and removes what is over the bounds.
-func tidy(dir string, current int, size int64, age time.Duration) {
-	for _, s := range segments(dir) {
-		if s.seq >= current {
-			continue
-		}
-		if s.size == 0 {
-			os.Remove(s.path)
-			continue
-		}
-		if strings.HasSuffix(s.path, ".jsonl") {
-			compress(s.path) // on failure the plain one stays and is tried again at the next rotation
-		}
-	}
-	all := segments(dir)
-	var total int64
-	for i := len(all) - 1; i >= 0; i-- {
-		total += all[i].size
-		if all[i].seq < current && (total > size || age > 0 && time.Since(all[i].mod) > age) {
-			os.Remove(all[i].path)
-		}
-	}
-}
-
-func compress(path string) (err error) {
-	in, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	fi, err := in.Stat()
-	if err != nil {
-		return err
-	}
-	tmp := path + ".tmp"
-	out, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp)
-	z, err := zstd.NewWriter(out, zstd.WithEncoderConcurrency(1))
-	if err == nil {
-		_, err = io.Copy(z, in)
-	}
-	if err == nil {
-		err = z.Close()
-	}
-	if e := out.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Chtimes(tmp, fi.ModTime(), fi.ModTime())
-	}
-	if err == nil {
-		err = os.Rename(tmp, path+".zst")
-	}
-	if err == nil {
-		err = os.Remove(path)
-	}
-	return err
 }

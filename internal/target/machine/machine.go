@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/edge"
+	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
 )
@@ -163,10 +164,34 @@ func (m *Machine) Supervised(ctx context.Context) (supervise.Snapshot, error) {
 	return m.sup.Snapshot(ctx)
 }
 
+// patience is how long a supervisor or an edge that died may take to be started again, before that counts as a failure.
+const patience = 15 * time.Second
+
+// patiently repeats f while the process behind it is away. f is idempotent, as every call of this package is.
+func patiently(ctx context.Context, f func() error) error {
+	for end := time.Now().Add(patience); ; {
+		err := f()
+		if fail.KindOf(err) != fail.Unavailable || time.Now().After(end) {
+			return err
+		}
+		if pause(ctx, 20*time.Millisecond); ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// change is push for callers that do not hold m.mu.
+func (m *Machine) change(ctx context.Context, f func(*edge.Table)) error {
+	return patiently(ctx, func() error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.push(ctx, f)
+	})
+}
+
 // Remove takes a service out of the table, stops its instances and forgets its releases.
 func (m *Machine) Remove(ctx context.Context, service, env string, releases []int) error {
-	m.mu.Lock()
-	err := m.push(ctx, func(t *edge.Table) {
+	err := m.change(ctx, func(t *edge.Table) {
 		for i := range t.Routes {
 			if t.Routes[i].Service == service && t.Routes[i].Environment == env {
 				t.Routes = append(t.Routes[:i], t.Routes[i+1:]...)
@@ -174,12 +199,11 @@ func (m *Machine) Remove(ctx context.Context, service, env string, releases []in
 			}
 		}
 	})
-	m.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	for _, r := range releases {
-		if err := m.sup.Forget(ctx, supervise.GroupKey(service, env, r)); err != nil {
+		if err := m.Forget(ctx, service, env, r); err != nil {
 			return err
 		}
 	}
@@ -188,7 +212,7 @@ func (m *Machine) Remove(ctx context.Context, service, env string, releases []in
 
 // Forget drops a release that has no instances any more.
 func (m *Machine) Forget(ctx context.Context, service, env string, rel int) error {
-	return m.sup.Forget(ctx, supervise.GroupKey(service, env, rel))
+	return patiently(ctx, func() error { return m.sup.Forget(ctx, supervise.GroupKey(service, env, rel)) })
 }
 
 // await waits until f says yes, looking at each new snapshot; f runs with m.mu held.

@@ -154,7 +154,7 @@ func (t *Target) Scale(ctx context.Context, id release.ID, n int) error {
 	if err := t.drain(ctx, id, n, p.Stop.Drain.D()); err != nil {
 		return err
 	}
-	if err := t.m.sup.Set(ctx, supervise.Group{Program: p, Want: n}); err != nil {
+	if err := patiently(ctx, func() error { return t.m.sup.Set(ctx, supervise.Group{Program: p, Want: n}) }); err != nil {
 		return err
 	}
 	return t.settle(ctx, id, n, p)
@@ -175,9 +175,8 @@ func (t *Target) drain(ctx context.Context, id release.ID, n int, limit time.Dur
 			m.draining[idOf(i)] = true
 		}
 	}
-	err := m.push(ctx, nil)
 	m.mu.Unlock()
-	if err != nil {
+	if err := m.change(ctx, nil); err != nil {
 		return err
 	}
 	deadline := time.Now().Add(limit)
@@ -224,9 +223,7 @@ func (t *Target) settle(ctx context.Context, id release.ID, n int, p supervise.P
 	if err != nil {
 		return err
 	}
-	t.m.mu.Lock()
-	defer t.m.mu.Unlock()
-	return t.m.push(ctx, nil) // ready ones get traffic before this returns, where their release has a weight
+	return t.m.change(ctx, nil) // ready ones get traffic before this returns, where their release has a weight
 }
 
 var errLate = errors.New("took too long")
@@ -248,11 +245,12 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 	if err := m.Ready(ctx); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	top := release.ID(0)
 	for id, n := range w {
-		if n > 0 && len(m.endpoints(t.service, t.env, int(id))) == 0 {
+		m.mu.Lock()
+		ready := len(m.endpoints(t.service, t.env, int(id)))
+		m.mu.Unlock()
+		if n > 0 && ready == 0 {
 			return fail.New(fail.Unhealthy, "", "no instance of release %d is ready to take %d %% of the traffic", id, n)
 		}
 		if n > w[top] || n == w[top] && id > top {
@@ -263,7 +261,7 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 	if err != nil {
 		return err
 	}
-	return m.push(ctx, func(table *edge.Table) {
+	return m.change(ctx, func(table *edge.Table) {
 		r := table.Find(t.service, t.env)
 		if r == nil {
 			if len(w) == 0 {
@@ -300,13 +298,11 @@ const routeFile = "hosts.json"
 
 // Stop ends all instances of a service in order; requests are refused at once from then on.
 func (t *Target) Stop(ctx context.Context, releases []release.ID) error {
-	t.m.mu.Lock()
-	err := t.m.push(ctx, func(table *edge.Table) {
+	err := t.m.change(ctx, func(table *edge.Table) {
 		if r := table.Find(t.service, t.env); r != nil {
 			r.Stopped, r.Backends = true, nil
 		}
 	})
-	t.m.mu.Unlock()
 	if err != nil {
 		return err
 	}

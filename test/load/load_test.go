@@ -1,0 +1,234 @@
+// Package load holds the promise that no request is lost: 200 connections of steady load while releases are deployed and
+// rolled back, and while fairlead's own processes are killed and replaced.
+package load
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/agent/api"
+	"github.com/fairlead-dev/fairlead/test/rig"
+)
+
+func TestMain(m *testing.M) { rig.Main(m) }
+
+const rounds = 10
+
+func app(t *testing.T) string { return filepath.Join(rig.Root(t), "test", "load", "testdata", "app") }
+
+// edgeCounts sums the machine's own counters of requests and failures.
+func edgeCounts(t *testing.T, m *rig.Machine) (requests, failed int64) {
+	t.Helper()
+	out, stderr, code := m.Run(t, "metrics")
+	if code != 0 {
+		t.Fatalf("metrics: %s", stderr)
+	}
+	for line := range strings.Lines(out) {
+		name, rest, _ := strings.Cut(line, "{")
+		_, value, _ := strings.Cut(rest, "} ")
+		var n float64
+		if json.Unmarshal([]byte(strings.TrimSpace(value)), &n) != nil {
+			continue
+		}
+		switch {
+		case name == "fairlead_edge_requests_total":
+			requests += int64(n)
+		case name == "fairlead_edge_failures_total":
+			failed += int64(n)
+		}
+	}
+	return requests, failed
+}
+
+func status(t *testing.T, m *rig.Machine) api.Service {
+	t.Helper()
+	out, stderr, code := m.Run(t, "status", "app", "--json")
+	var st api.Status
+	if code != 0 || json.Unmarshal([]byte(out), &st) != nil || len(st.Services) != 1 {
+		t.Fatalf("status: %s%s", out, stderr)
+	}
+	return st.Services[0]
+}
+
+// pid returns the number of one of the machine's processes.
+func pid(t *testing.T, m *rig.Machine, role string) int {
+	t.Helper()
+	out, stderr, code := m.Run(t, "agent", "status", "--json")
+	var st struct {
+		Processes []struct {
+			Role string
+			PID  int
+		}
+	}
+	if code != 0 || json.Unmarshal([]byte(out), &st) != nil {
+		t.Fatalf("agent status: %s%s", out, stderr)
+	}
+	for _, p := range st.Processes {
+		if p.Role == role {
+			return p.PID
+		}
+	}
+	t.Fatalf("no %s in %s", role, out)
+	return 0
+}
+
+// eventually asks until f says yes.
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(30 * time.Second); !f(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("it did not come about: %s", what)
+		}
+	}
+}
+
+func TestNoRequestIsLost(t *testing.T) {
+	m := rig.NewMachine(t)
+	r := m.Up(t, app(t))
+	s := newSwarm(t, strings.TrimPrefix(r.URL, "http://"))
+	eventually(t, "load", func() bool { return s.total.Load() > 1000 })
+	phase := func(name string, mayFail bool, f func()) {
+		before, failed, begun := s.total.Load(), s.failed.Load(), time.Now()
+		for range rounds {
+			f()
+		}
+		n := s.failed.Load() - failed
+		t.Logf("%-28s %6d requests, %d failed, %s", name, s.total.Load()-before, n, time.Since(begun).Round(time.Millisecond))
+		if n > 0 && !mayFail {
+			t.Errorf("%s: %d requests failed%s", name, n, s.why())
+		}
+	}
+	phase("deploys", false, func() {
+		if r := m.Up(t, app(t)); r.Failed != 0 {
+			t.Errorf("the receipt says %d failed", r.Failed)
+		}
+	})
+	phase("rollbacks", false, func() {
+		if r := m.Move(t, "rollback", "--service", "app"); r.Failed != 0 {
+			t.Errorf("the receipt says %d failed", r.Failed)
+		}
+	})
+	phase("kills of the agent", false, func() {
+		old := pid(t, m, "agent")
+		kill(t, old)
+		eventually(t, "a new agent", func() bool { return pid(t, m, "agent") != old && answers(t, m) })
+	})
+	phase("kills of the supervisor", false, func() {
+		old := pid(t, m, "supervisor")
+		kill(t, old)
+		eventually(t, "a new supervisor", func() bool { return pid(t, m, "supervisor") != old && answers(t, m) })
+	})
+	phase("replacements of the edge", false, func() {
+		if _, stderr, code := m.Run(t, "agent", "upgrade"); code != 0 {
+			t.Fatalf("agent upgrade: %s", stderr)
+		}
+	})
+	turn := 0
+	phase("kills of an instance", true, func() {
+		i := status(t, m).Instances[turn%2] // in turn: one that dies again and again is started ever later
+		turn++
+		kill(t, i.Process.PID)
+		eventually(t, "a new process", func() bool {
+			now := status(t, m).Instances
+			return len(now) == 2 && now[i.Number-1].Process.PID != i.Process.PID && now[0].State == "ready" && now[1].State == "ready"
+		})
+	})
+	s.end()
+	t.Logf("%d requests, %d failed%s", s.total.Load(), s.failed.Load(), s.why())
+	requests, _ := edgeCounts(t, m)
+	if lost := s.total.Load() - requests; lost != 0 {
+		t.Errorf("the load counts %d requests, the edge %d", s.total.Load(), requests)
+	}
+}
+
+func kill(t *testing.T, pid int) {
+	t.Helper()
+	if pid <= 1 {
+		t.Fatalf("no process to kill: %d", pid)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		t.Fatal(err)
+	}
+}
+
+func answers(t *testing.T, m *rig.Machine) bool {
+	t.Helper()
+	_, _, code := m.Run(t, "status", "app", "--json")
+	return code == 0
+}
+
+// The receipt counts what the clients count: a known number of requests, some of them answered with an error, is sent
+// while a rollout is under way.
+func TestReceiptEqualsTheLoad(t *testing.T) {
+	m := rig.NewMachine(t)
+	m.Up(t, app(t))
+	cmd := exec.CommandContext(t.Context(), rig.CLI(t), "restart", "app", "--json")
+	cmd.Env = m.Env
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var receipt *rig.Receipt
+	good, bad := 0, 0
+	addr := strings.TrimPrefix(status(t, m).URL, "http://")
+	for d := json.NewDecoder(out); ; {
+		var e rig.Event
+		if err := d.Decode(&e); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if e.Type == "step" { // at every step some
+			for range 20 {
+				good += ask(t, addr, "/", http.StatusOK)
+			}
+			for range 3 {
+				bad += ask(t, addr, "/fail", http.StatusInternalServerError)
+			}
+		}
+		if e.Receipt != nil {
+			receipt = e.Receipt
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	// What was sent behind the last step may have ended after the rollout: it is compared with what was counted later.
+	if receipt == nil || receipt.Requests > uint64(good+bad) || receipt.Requests < uint64(good+bad)*3/4 {
+		t.Fatalf("sent %d+%d, receipt %+v", good, bad, receipt)
+	}
+	if receipt.Failed == 0 || receipt.Failed > uint64(bad) || receipt.Undelivered != 0 {
+		t.Fatalf("%d were answered with an error, the receipt says %d (%d undelivered)", bad, receipt.Failed, receipt.Undelivered)
+	}
+}
+
+func ask(t *testing.T, addr, path string, want int) int {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(c)
+	if err != nil || !strings.Contains(string(b), http.StatusText(want)) {
+		t.Fatalf("%v %q", err, b)
+	}
+	return 1
+}
