@@ -209,9 +209,6 @@ func (a *app) daemonCmd() *cobra.Command {
 			if err != nil && !errors.Is(err, keeper.ErrHeld) {
 				log.Error("ends", "error", err)
 			}
-			if cmd.Context().Err() != nil {
-				return nil
-			}
 			return err
 		},
 	}

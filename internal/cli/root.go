@@ -86,7 +86,7 @@ func (a *app) root() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON: one event or object a line")
-	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) {
+	root.PersistentPreRun = func(*cobra.Command, []string) {
 		a.usage = false
 		a.ui = newProgress(a.Stderr, a.Stdout, a.json, a.Getenv)
 	}

@@ -48,7 +48,6 @@ type exchange struct {
 	end     *endpoint // the last one tried
 	status  int
 	gotHead bool
-	err     error
 }
 
 type exchangeKey struct{}

@@ -156,8 +156,8 @@ func As(err error) *Error {
 	if !ok {
 		return &Error{Kind: Internal, Err: err}
 	}
-	if e == err {
-		return e
+	if outermost, ok := err.(*Error); ok { //nolint:errorlint // the outermost one, not one in the chain
+		return outermost
 	}
 	outer := *e
 	outer.Op, outer.Place, outer.Err = "", "", err

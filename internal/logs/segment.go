@@ -1,6 +1,7 @@
 package logs
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -116,7 +117,9 @@ func compress(path string) (err error) {
 		err = os.Rename(tmp, path+".zst")
 	}
 	if err == nil {
-		err = os.Remove(path)
+		if err = os.Remove(path); errors.Is(err, os.ErrNotExist) {
+			err = os.Remove(path + ".zst") // pruned meanwhile: it must not come back
+		}
 	}
 	return err
 }

@@ -129,7 +129,7 @@ func (gs groups) quota() float64 {
 	}
 	least := 0.0
 	g.up(func(dir string) {
-		q, p := "", ""
+		var q, p string
 		if g.v2 {
 			q, p, _ = strings.Cut(strings.TrimSpace(readText(filepath.Join(dir, "cpu.max"))), " ")
 		} else {

@@ -20,7 +20,7 @@ func space(dir string) (volume, error) {
 	if err := unix.Stat(dir, &st); err != nil {
 		return volume{}, err
 	}
-	v := volume{free: int64(fs.Bavail) * int64(fs.Bsize), inodes: int64(fs.Ffree), device: uint64(st.Dev)}
+	v := volume{free: int64(fs.Bavail) * int64(fs.Bsize), inodes: int64(fs.Ffree), device: uint64(st.Dev)} //nolint:unconvert // the types differ by operating system
 	if fs.Files == 0 {
 		v.inodes = -1 // btrfs and others make them as they go
 	}

@@ -125,9 +125,9 @@ func judgeLimits(f facts, s *spec.Spec) []Finding {
 		{"run.limits.pids", "pids", s.Run.Limits.Pids > 0},
 	}
 	var names, why []string
-	any := false
+	limited := false
 	for _, w := range wanted {
-		any = any || w.set
+		limited = limited || w.set
 		reason, there := f.groups[w.controller]
 		if !there {
 			reason = "no cgroup controller for " + w.controller
@@ -137,7 +137,7 @@ func judgeLimits(f facts, s *spec.Spec) []Finding {
 		}
 	}
 	switch {
-	case !any:
+	case !limited:
 		return nil
 	case names == nil:
 		return []Finding{{ID: IDLimits, Severity: OK, Found: "the kernel can hold the limits of every instance"}}

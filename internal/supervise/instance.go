@@ -205,8 +205,11 @@ func (in *instance) watch(c *child) (exit Exit, left bool) {
 		select {
 		case <-late.C:
 			if i := in.snapshot(); i.State == Starting {
-				in.note("error", fmt.Sprintf("not ready within %s: %s; started again", in.prog.StartupTimeout, i.Probe))
+				e := Exit{Late: true, Code: -1, Hint: wrongPort(i.Process.PID, i.Port),
+					Reason: fmt.Sprintf("was not ready within %s: %s", in.prog.StartupTimeout, i.Probe)}
 				c.kill()
+				e.At = (<-ended).At
+				return e, false
 			}
 		case exit = <-ended:
 			exit.OOM = in.sup.confine.oomKilled(in.groups)

@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/proc"
 )
 
+// forkMu keeps the moment in which our own limit is the child's from overlapping with another start.
 var forkMu sync.Mutex
 
 // spawn starts the process. macOS has neither control groups nor capabilities: limits other than open files are missing.

@@ -5,14 +5,10 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
-
-// forkMu keeps the moment in which our own soft limit is the child's from overlapping with another start.
-var forkMu sync.Mutex
 
 // spawn starts the process on a thread that is thrown away afterwards. Privileges are dropped on that thread before the
 // fork, because a child inherits its creating thread's: no new privileges (prctl(2)), an empty bounding set, and
@@ -57,20 +53,32 @@ func spawnOnThread(p launch) (*child, []string, error) {
 	}
 	defer null.Close()
 	attr.Files[0] = null
-	proc, lacks, err := forkWithLimit(p, attr)
+	proc, err := os.StartProcess(p.path, p.argv, attr)
+	if errors.Is(err, unix.EPERM) {
+		// Some sandboxes forbid ptrace: then the limits come into force an instant after the start.
+		attr.Sys.Ptrace = false
+		proc, err = os.StartProcess(p.path, p.argv, attr)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
 	if attr.Sys.Ptrace {
 		var ws syscall.WaitStatus
-		if _, err := syscall.Wait4(proc.Pid, &ws, syscall.WALL, nil); err != nil || !ws.Stopped() {
-			return nil, nil, fmt.Errorf("the process did not reach its first instruction (%v, %v)", ws, err)
+		if _, err := syscall.Wait4(proc.Pid, &ws, syscall.WALL, nil); err != nil {
+			return nil, nil, fmt.Errorf("wait for the process's first instruction: %w", err)
+		}
+		if !ws.Stopped() {
+			return nil, nil, fmt.Errorf("the process did not reach its first instruction: wait status %#x", ws)
 		}
 	}
+	var lacks []string
 	for _, g := range p.groups {
 		if err := joinGroup(g, proc.Pid); err != nil {
 			lacks = append(lacks, err.Error())
 		}
+	}
+	if lack := limitFiles(p, proc.Pid); lack != "" {
+		lacks = append(lacks, lack)
 	}
 	c := &child{id: identityOf(proc.Pid), proc: proc}
 	if attr.Sys.Ptrace {
@@ -81,36 +89,34 @@ func spawnOnThread(p launch) (*child, []string, error) {
 	return c, lacks, nil
 }
 
-// forkWithLimit starts the process with the wanted open-file limit. Setting another user's limit needs
-// CAP_SYS_RESOURCE, which containers often lack, while a child's inherited soft limit needs nothing: so ours is changed
-// for the moment of the fork.
-func forkWithLimit(p launch, attr *os.ProcAttr) (*os.Process, []string, error) {
-	forkMu.Lock()
-	defer forkMu.Unlock()
-	var lacks []string
+// limitFiles sets the process's open-file limit. A limit that the spec names is the hard one, too: the Go runtime raises
+// its own soft limit to the hard one when it starts.
+func limitFiles(p launch, pid int) (lack string) {
 	var own unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
-		return nil, nil, err
+		return "files: " + err.Error()
 	}
-	want := uint64(p.files)
-	if want == 0 {
-		want = min(defaultFiles, own.Max)
+	want := unix.Rlimit{Cur: min(defaultFiles, own.Max), Max: own.Max}
+	if p.files > 0 {
+		if uint64(p.files) > own.Max {
+			lack = fmt.Sprintf("files: %d wanted, this machine's hard limit is %d", p.files, own.Max)
+		}
+		want.Max = min(uint64(p.files), own.Max)
+		want.Cur = want.Max
 	}
-	if want > own.Max {
-		lacks = append(lacks, fmt.Sprintf("files: %d wanted, this machine's hard limit is %d", want, own.Max))
-		want = own.Max
+	if p.uid >= 0 {
+		// Setting another user's limit needs CAP_SYS_RESOURCE, which containers often lack; setting one's own does not.
+		// So this thread, which ends in a moment, becomes that user. The raw calls change one thread, not the process.
+		_, _, e1 := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(p.gid), uintptr(p.gid), uintptr(p.gid))
+		_, _, e2 := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(p.uid), uintptr(p.uid), uintptr(p.uid))
+		if e1 != 0 || e2 != 0 {
+			return fmt.Sprintf("files: cannot become user %d: %v, %v", p.uid, e1, e2)
+		}
 	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: want, Max: own.Max}); err != nil {
-		return nil, nil, fmt.Errorf("open-file limit %d: %w", want, err)
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &want, nil); err != nil && !errors.Is(err, unix.ESRCH) {
+		return "files: " + err.Error()
 	}
-	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &own)
-	proc, err := os.StartProcess(p.path, p.argv, attr)
-	if errors.Is(err, unix.EPERM) && attr.Sys.Ptrace {
-		// Some sandboxes forbid ptrace: then the limits come into force an instant after the start.
-		attr.Sys.Ptrace = false
-		proc, err = os.StartProcess(p.path, p.argv, attr)
-	}
-	return proc, lacks, err
+	return lack
 }
 
 // awaitForeign waits for a process that is not our child, by its pidfd (pidfd_open(2)).

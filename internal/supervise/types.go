@@ -85,8 +85,10 @@ type Exit struct {
 	At     time.Time `json:"at"`
 	Code   int       `json:"code"` // -1 when it was killed by a signal or is not known
 	Signal string    `json:"signal,omitempty"`
-	OOM    bool      `json:"oom,omitempty"` // the kernel ended it for its memory limit
-	Reason string    `json:"reason"`        // one sentence without a subject: "ended with code 1"
+	OOM    bool      `json:"oom,omitempty"`  // the kernel ended it for its memory limit
+	Late   bool      `json:"late,omitempty"` // it was killed because it did not become ready in time
+	Reason string    `json:"reason"`         // one sentence without a subject: "ended with code 1"
+	Hint   string    `json:"hint,omitempty"` // what to do about it, where that is known
 }
 
 // Snapshot is everything at one revision.

@@ -39,10 +39,10 @@ func edgeCounts(t *testing.T, m *rig.Machine) (requests, failed int64) {
 		if json.Unmarshal([]byte(strings.TrimSpace(value)), &n) != nil {
 			continue
 		}
-		switch {
-		case name == "fairlead_edge_requests_total":
+		switch name {
+		case "fairlead_edge_requests_total":
 			requests += int64(n)
-		case name == "fairlead_edge_failures_total":
+		case "fairlead_edge_failures_total":
 			failed += int64(n)
 		}
 	}

@@ -16,8 +16,8 @@ type Harness struct {
 	Bad    release.Release   // one whose instances end at once; zero where the target cannot have such a thing
 }
 
-// Run is the suite that every target passes. make is called for each test and must give an empty target.
-func Run(t *testing.T, make func(*testing.T) Harness) {
+// Run is the suite that every target passes. fresh is called for each test and must give an empty target.
+func Run(t *testing.T, fresh func(*testing.T) Harness) {
 	tests := map[string]func(*testing.T, Harness){
 		"stage is idempotent and starts nothing": stageTwice,
 		"scale up and down":                      scaleUpDown,
@@ -29,7 +29,7 @@ func Run(t *testing.T, make func(*testing.T) Harness) {
 		"a whole rollout there and back":         thereAndBack,
 	}
 	for name, f := range tests {
-		t.Run(name, func(t *testing.T) { f(t, make(t)) })
+		t.Run(name, func(t *testing.T) { f(t, fresh(t)) })
 	}
 }
 

@@ -190,15 +190,15 @@ func (t *Target) drain(ctx context.Context, id release.ID, n int, limit time.Dur
 	return nil
 }
 
-// giveUpAfter is how many ends before its first readiness an instance of a new release has.
+// giveUpAfter is how many ends before its first readiness an instance of a new release has. One that was merely too slow
+// gets no second chance: its user has waited long enough.
 const giveUpAfter = 3
 
 // settle waits until exactly n instances are there and ready.
 func (t *Target) settle(ctx context.Context, id release.ID, n int, p supervise.Program) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, p.StartupTimeout.D()+p.Stop.Timeout.D()+10*time.Second, errLate)
+	// The supervisor judges who is late; this bound is for a supervisor that does not.
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*p.StartupTimeout.D()+p.Stop.Timeout.D()+30*time.Second, errLate)
 	defer cancel()
-	begun := time.Now()
-	var last supervise.Instance
 	err := t.m.await(ctx, func() (bool, error) {
 		ready := 0
 		all := t.m.of(t.service, t.env, int(id))
@@ -207,34 +207,29 @@ func (t *Target) settle(ctx context.Context, id release.ID, n int, p supervise.P
 			case i.Number > n:
 			case i.State == supervise.Ready:
 				ready++
-			case i.Exits >= giveUpAfter && i.ReadyAt.IsZero():
-				return false, t.failed(i, "ended "+fmt.Sprint(i.Exits)+" times before it was ready; the last time it "+i.Last.Reason)
-			case i.State == supervise.Starting && !i.Started.IsZero() && i.Exits > 0 && time.Since(begun) > p.StartupTimeout.D():
-				return false, t.failed(i, "was not ready within "+p.StartupTimeout.String()+": "+i.Probe)
-			default:
-				last = i
+			case i.Exits > 0 && i.Last.Late:
+				return false, t.failed(i, i.Last.Reason)
+			case i.Exits >= giveUpAfter:
+				return false, t.failed(i, fmt.Sprintf("ended %d times before it was ready; the last time it %s", i.Exits, i.Last.Reason))
 			}
 		}
 		return ready == n && len(all) == n, nil
 	})
-	if errors.Is(err, errLate) && last.Number != 0 {
-		return t.failed(last, "was not ready within "+p.StartupTimeout.String()+": "+last.Probe)
-	}
 	if err != nil {
 		return err
 	}
 	return t.m.change(ctx, nil) // ready ones get traffic before this returns, where their release has a weight
 }
 
-var errLate = errors.New("took too long")
+var errLate = errors.New("the supervisor did not say how the instances are")
 
 // failed says why an instance did not come up, with its last words.
 func (t *Target) failed(i supervise.Instance, why string) error {
 	e := fail.New(fail.Unhealthy, "", "instance %d of release %d %s", i.Number, i.Release, why)
 	e.Lines = t.tail(release.ID(i.Release), i.Number)
 	e.Hint = "run `fairlead logs " + t.service + " --release " + fmt.Sprint(i.Release) + "`"
-	if hint := wrongPort(i); hint != "" {
-		e.Hint = hint
+	if i.Last.Hint != "" {
+		e.Hint = i.Last.Hint
 	}
 	return e
 }

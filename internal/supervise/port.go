@@ -1,4 +1,4 @@
-package machine
+package supervise
 
 import (
 	"context"
@@ -6,29 +6,25 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/proc"
-	"github.com/fairlead-dev/fairlead/internal/supervise"
 )
 
 // wrongPort looks whether the process takes connections elsewhere than at its PORT, the most common reason why a service
 // never becomes ready, and returns what to do about it.
-func wrongPort(i supervise.Instance) string {
-	if i.Process.PID == 0 {
-		return ""
-	}
+func wrongPort(pid, port int) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	open, err := proc.ListenersOf(ctx, i.Process.PID)
+	open, err := proc.ListenersOf(ctx, pid)
 	if err != nil {
 		return ""
 	}
 	for _, l := range open {
-		if l.Port == i.Port {
+		if l.Port == port {
 			return ""
 		}
 	}
 	if len(open) == 0 {
-		return fmt.Sprintf("it listens on no port at all; its PORT is %d (environment variable PORT, or {{.Port}} in run.args)", i.Port)
+		return fmt.Sprintf("it listens on no port at all; its PORT is %d (environment variable PORT, or {{.Port}} in run.args)", port)
 	}
 	return fmt.Sprintf("it listens on %s, but its PORT is %d: let it read the environment variable PORT, or pass the port in run.args, as [\"--listen\", \"127.0.0.1:{{.Port}}\"]",
-		open[0].Addr, i.Port)
+		open[0].Addr, port)
 }
