@@ -1,0 +1,41 @@
+package bench
+
+import (
+	"encoding/json"
+	"strconv"
+	"testing"
+
+	"github.com/fairlead-dev/fairlead/internal/agent/api"
+	"github.com/fairlead-dev/fairlead/test/rig"
+)
+
+func fairleadPort(b *testing.B, m *rig.Machine) string {
+	b.Helper()
+	out, stderr, code := m.Run(b, "status", "server", "--json")
+	var st api.Status
+	if code != 0 || json.Unmarshal([]byte(out), &st) != nil || len(st.Services) != 1 || len(st.Services[0].Instances) != 1 {
+		b.Fatalf("status: %s%s", out, stderr)
+	}
+	return strconv.Itoa(st.Services[0].Instances[0].Port)
+}
+
+func daemonPID(b *testing.B, m *rig.Machine, role string) int {
+	b.Helper()
+	out, stderr, code := m.Run(b, "agent", "status", "--json")
+	var st struct {
+		Processes []struct {
+			Role string
+			PID  int
+		}
+	}
+	if code != 0 || json.Unmarshal([]byte(out), &st) != nil {
+		b.Fatalf("agent status: %s%s", out, stderr)
+	}
+	for _, p := range st.Processes {
+		if p.Role == role {
+			return p.PID
+		}
+	}
+	b.Fatalf("no %s", role)
+	return 0
+}
