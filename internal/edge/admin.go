@@ -74,12 +74,17 @@ func (collector) Describe(chan<- *prometheus.Desc) {}
 // Collect implements [prometheus.Collector].
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, r := range c.st.Read() {
-		if r.Release == 0 && r.Counts.Undone == 0 {
+		if r.Release == 0 && r.Counts.Unplaced == 0 {
 			continue // everything a route counts is in its instances, but for requests that found none
 		}
 		l := []string{r.Service, r.Environment, strconv.Itoa(r.Release), strconv.Itoa(r.Instance)}
 		if r.Release == 0 {
-			ch <- prometheus.MustNewConstMetric(descUndone, prometheus.CounterValue, float64(r.Counts.Undone), l...)
+			// Only those: with the others a sum over all releases would count them twice. In all three, for the error rate of
+			// a service that has no instance at all is 1.
+			lost := float64(r.Counts.Unplaced)
+			ch <- prometheus.MustNewConstMetric(descRequests, prometheus.CounterValue, lost, append(l, "5xx")...)
+			ch <- prometheus.MustNewConstMetric(descFailed, prometheus.CounterValue, lost, l...)
+			ch <- prometheus.MustNewConstMetric(descUndone, prometheus.CounterValue, lost, l...)
 			continue
 		}
 		counter := func(d *prometheus.Desc, v uint64) {

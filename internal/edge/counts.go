@@ -8,6 +8,7 @@ import (
 type Counts struct {
 	Requests uint64               `json:"requests"`
 	Failed   uint64               `json:"failed"`
+	Unplaced uint64               `json:"unplaced,omitempty"` // routes only: failed without an instance to go to
 	Undone   uint64               `json:"undone"`
 	Aborted  uint64               `json:"aborted"`
 	Retried  uint64               `json:"retried"`
@@ -23,12 +24,14 @@ func (a Counts) Add(b Counts) Counts { return a.combine(b, func(x, y uint64) uin
 
 // Sub returns what was counted between the earlier b and a.
 func (a Counts) Sub(b Counts) Counts {
-	return a.combine(b, func(x, y uint64) uint64 { return x - min(x, y) })
+	c := a.combine(b, func(x, y uint64) uint64 { return x - min(x, y) })
+	c.Open = a.Open // what is under way is not counted up: now is now
+	return c
 }
 
 func (a Counts) combine(b Counts, f func(x, y uint64) uint64) Counts {
 	c := Counts{Requests: f(a.Requests, b.Requests), Failed: f(a.Failed, b.Failed), Undone: f(a.Undone, b.Undone),
-		Aborted: f(a.Aborted, b.Aborted), Retried: f(a.Retried, b.Retried), Bytes: f(a.Bytes, b.Bytes), Nanos: f(a.Nanos, b.Nanos),
+		Unplaced: f(a.Unplaced, b.Unplaced), Aborted: f(a.Aborted, b.Aborted), Retried: f(a.Retried, b.Retried), Bytes: f(a.Bytes, b.Bytes), Nanos: f(a.Nanos, b.Nanos),
 		Hist: make([]uint64, histBuckets), Open: a.Open + b.Open}
 	for i := range c.Classes {
 		c.Classes[i] = f(a.Classes[i], b.Classes[i])
@@ -55,17 +58,17 @@ func (a Counts) Quantile(q float64) time.Duration {
 	if total == 0 {
 		return 0
 	}
-	want := uint64(q * float64(total))
+	want := min(uint64(q*float64(total)), total-1)
 	var sum uint64
 	for i, n := range a.Hist {
-		if sum += n; sum > want && n > 0 {
+		if sum += n; sum > want {
 			low := time.Duration(0)
 			if i > 0 {
 				low = bucketEnd(i - 1)
 			}
-			// Within a bucket the answers are taken as evenly spread.
-			part := float64(want-(sum-n)) / float64(n)
-			return low + time.Duration(part*float64(bucketEnd(i)-low))
+			// The middle, and no interpolation: the answers of a steady service all lie at one place of a bucket, and only
+			// the middle is never further from it than half the bucket.
+			return low + (bucketEnd(i)-low)/2
 		}
 	}
 	return bucketEnd(histBuckets - 1)
@@ -83,9 +86,13 @@ type Reading struct {
 // Read returns every counter of the file.
 func (s *Stats) Read() []Reading {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Another process may be giving a slot a new name right now. Without the lock a name may be torn: it is skipped then.
+	if unlock, err := lockFile(s.file); err == nil {
+		defer unlock()
+	}
 	s.refresh()
 	n := int(s.seen)
-	s.mu.Unlock()
 	out := make([]Reading, 0, n)
 	for i := range n {
 		sl := s.at(i)
@@ -100,7 +107,7 @@ func (s *Stats) Read() []Reading {
 
 func (s *Stats) load(sl *slot) Counts {
 	c := Counts{Requests: sl.requests.Load(), Failed: sl.failed.Load(), Undone: sl.undone.Load(), Aborted: sl.aborted.Load(),
-		Retried: sl.retried.Load(), Bytes: sl.bytes.Load(), Nanos: sl.nanos.Load(), Hist: make([]uint64, histBuckets), Open: s.waiting(sl)}
+		Unplaced: sl.unplaced.Load(), Retried: sl.retried.Load(), Bytes: sl.bytes.Load(), Nanos: sl.nanos.Load(), Hist: make([]uint64, histBuckets), Open: s.waiting(sl)}
 	for i := range c.Classes {
 		c.Classes[i] = sl.classes[i].Load()
 	}
@@ -121,12 +128,14 @@ func (s *Stats) Open(service, env string, release, instance int) int64 {
 	return s.waiting(sl)
 }
 
-// ResetGap begins a new measurement of a route's longest gap.
+// ResetGap begins a new measurement of a route's longest gap. A gap that is open, of a service that was down for long, is
+// measured from now on.
 func (s *Stats) ResetGap(service, env string) error {
 	sl, err := s.slot(slotKey{Service: service, Environment: env})
 	if err != nil {
 		return err
 	}
+	sl.gapFrom.Store(time.Now().UnixNano())
 	sl.gapMax.Store(0)
 	return nil
 }
@@ -138,7 +147,7 @@ func (s *Stats) Gap(service, env string) time.Duration {
 		return 0
 	}
 	gap := time.Duration(sl.gapMax.Load())
-	if s.waiting(sl) > 0 || sl.gapOpen.Load() != 0 {
+	if s.unanswered(sl) > 0 || sl.gapOpen.Load() != 0 {
 		gap = max(gap, time.Duration(time.Now().UnixNano()-sl.gapFrom.Load()))
 	}
 	return gap

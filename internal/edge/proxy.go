@@ -38,6 +38,7 @@ type proxy struct {
 	current func() *routes         // the table in force
 	changed func() <-chan struct{} // closed at the next change of the table
 	leaving func() bool            // this process hands over: ask clients to come back
+	hold    time.Duration          // holdFor
 	rp      *httputil.ReverseProxy
 	h1, h2c http.RoundTripper
 }
@@ -48,12 +49,13 @@ type exchange struct {
 	end     *endpoint // the last one tried
 	status  int
 	gotHead bool
+	cutOff  atomic.Bool // the client's own body broke off or is not HTTP
 }
 
 type exchangeKey struct{}
 
 func newProxy(st *Stats, log *slog.Logger) *proxy {
-	p := &proxy{log: log, stats: st}
+	p := &proxy{log: log, stats: st, hold: holdFor}
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext(ctx, network, addr)
 		if err != nil {
@@ -61,7 +63,8 @@ func newProxy(st *Stats, log *slog.Logger) *proxy {
 		}
 		return c, nil
 	}
-	p.h1 = &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 512, IdleConnTimeout: 90 * time.Second, DisableCompression: true}
+	p.h1 = &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 512, IdleConnTimeout: 90 * time.Second, DisableCompression: true,
+		ExpectContinueTimeout: time.Second} // so that an instance can refuse a large body before it is sent
 	h2 := new(http.Protocols)
 	h2.SetUnencryptedHTTP2(true)
 	p.h2c = &http.Transport{DialContext: dial, Protocols: h2, IdleConnTimeout: 90 * time.Second, DisableCompression: true}
@@ -84,8 +87,12 @@ func rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.Scheme = "http"
 	r.Out.URL.Host = r.In.Host // replaced per try; kept non-empty for net/http
 	r.Out.Host = r.In.Host
+	// ReverseProxy sorts and drops parameters that Go's own parser does not take. Others do: what they mean is not for a
+	// proxy to say, and a signature over the query must hold.
+	r.Out.URL.RawQuery = r.In.URL.RawQuery
+	r.Out.Trailer = r.In.Trailer // the same map and no copy: it is filled when the body ends
 	r.SetXForwarded()
-	if r.In.Header.Get("Traceparent") == "" {
+	if r.Out.Header.Get("Traceparent") == "" {
 		var id [24]byte
 		rand.Read(id[:])
 		r.Out.Header.Set("Traceparent", "00-"+hex.EncodeToString(id[:16])+"-"+hex.EncodeToString(id[16:])+"-00")
@@ -126,15 +133,21 @@ func (p *proxy) finish(ex *exchange, cw *countingWriter, r *http.Request, start 
 	if o.status == 0 {
 		o.status = ex.status // an upgraded connection is answered past cw
 	}
-	clientGone := r.Context().Err() != nil
+	// While it sends its body nobody but the body's reader notices that a client went away.
+	clientGone := r.Context().Err() != nil || ex.cutOff.Load()
 	switch {
 	case (broken || !ex.gotHead) && clientGone:
 		o.aborted = true
 	case broken || !ex.gotHead:
 		o.failed = true
-		ex.route.stats.gapOpen.Store(1)
+	}
+	if !ex.gotHead {
+		p.stats.gaveUp(ex.route.stats, time.Now(), o.failed)
 	}
 	ex.route.stats.count(o)
+	if o.failed && ex.end == nil {
+		ex.route.stats.unplaced.Add(1)
+	}
 	if ex.end != nil {
 		ex.end.slot.count(o)
 		p.stats.end(ex.end.slot)
@@ -145,7 +158,12 @@ func (p *proxy) finish(ex *exchange, cw *countingWriter, r *http.Request, start 
 func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	ex, _ := r.Context().Value(exchangeKey{}).(*exchange)
 	if r.Context().Err() != nil {
-		return // nobody reads the answer
+		// Nobody reads the answer; returning would send an empty 200 to a client that only closed its sending side.
+		panic(http.ErrAbortHandler)
+	}
+	if ex != nil && ex.cutOff.Load() {
+		http.Error(w, "the request's body broke off", http.StatusBadRequest)
+		return
 	}
 	code, text := http.StatusBadGateway, "the service broke the connection off"
 	switch {
@@ -178,9 +196,9 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, errors.New("a request without its exchange")
 	}
 	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = keptBody{r.Body}
+		r.Body = keptBody{r.Body, ex}
 	}
-	deadline := time.Now().Add(holdFor)
+	deadline := time.Now().Add(p.hold)
 	for sent := 0; ; {
 		if err := p.choose(r.Context(), ex, deadline); err != nil {
 			return nil, err
@@ -192,7 +210,7 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		res, err := p.transport(r).RoundTrip(&out)
 		if err == nil {
 			ex.gotHead, ex.status = true, res.StatusCode
-			ex.route.stats.answered(time.Now())
+			p.stats.answered(ex.route.stats, time.Now())
 			return res, nil
 		}
 		var de *dialError
@@ -264,7 +282,11 @@ func (p *proxy) choose(ctx context.Context, ex *exchange, deadline time.Time) er
 		if time.Now().After(deadline) {
 			return errNobody
 		}
-		if !sleep(ctx, changed, time.Until(deadline)+time.Millisecond) {
+		wait := time.Until(deadline) + time.Millisecond
+		if p.leaving() {
+			wait = min(wait, holdTick) // the table changes in another process now
+		}
+		if !sleep(ctx, changed, wait) {
 			return ctx.Err()
 		}
 	}
@@ -352,7 +374,19 @@ func twoChoices(ends []*endpoint, st *Stats) *endpoint {
 
 // keptBody keeps a request's body open over several tries: the transport closes it even when it could not dial and so
 // read nothing of it. ReverseProxy closes the real one in the end.
-type keptBody struct{ io.Reader }
+type keptBody struct {
+	io.Reader
+	ex *exchange
+}
+
+// Read notes when it is the client who breaks the request off.
+func (b keptBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, http.ErrBodyReadAfterClose) {
+		b.ex.cutOff.Store(true)
+	}
+	return n, err
+}
 
 // Close does nothing.
 func (keptBody) Close() error { return nil }

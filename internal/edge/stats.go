@@ -17,7 +17,7 @@ import (
 // these processes, are exact while one edge replaces another, and cost an atomic add.
 const (
 	statsMagic   = 0x6661697265646765 // "fairedge"
-	statsLayout  = 1
+	statsLayout  = 2
 	maxSlots     = 4096
 	maxLanes     = 8 // living edge processes at once
 	keyBytes     = 120
@@ -50,6 +50,7 @@ type slot struct {
 	requests atomic.Uint64 // ended, with whatever outcome
 	failed   atomic.Uint64 // 5xx answers, and requests that could not be delivered or broke off
 	undone   atomic.Uint64 // of failed: no answer came from an instance
+	unplaced atomic.Uint64 // of undone, routes only: there was no instance to hand it to
 	aborted  atomic.Uint64 // the client went away first; not failed
 	retried  atomic.Uint64
 	bytes    atomic.Uint64
@@ -60,6 +61,7 @@ type slot struct {
 	classes  [classBuckets]atomic.Uint64
 	hist     [histBuckets]atomic.Uint64
 	open     [maxLanes]atomic.Int64 // requests under way, by edge process
+	asked    [maxLanes]atomic.Int64 // routes only: of open, those that no instance has begun to answer
 }
 
 // Stats is the mapped file. Its methods may be called from several goroutines and processes.
@@ -122,7 +124,11 @@ func (s *Stats) open(edge bool) error {
 		}
 		// What a process had under way when it died is not under way any more.
 		for n := range int(s.head.slots.Load()) {
-			s.at(n).open[i].Store(0)
+			sl := s.at(n)
+			sl.open[i].Store(0)
+			if sl.asked[i].Swap(0) > 0 {
+				sl.gapOpen.Store(1) // nor were those answered: the gap lasts until the next one is
+			}
 		}
 		l.pid.Store(0)
 		if s.lane < 0 {
@@ -228,17 +234,26 @@ func (s *Stats) slot(k slotKey) (*slot, error) {
 	}
 	sl := s.at(n)
 	clear(unsafe.Slice((*byte)(unsafe.Pointer(sl)), unsafe.Sizeof(slot{})))
-	copy(sl.key[:], name)
+	copy(sl.key[1:], name[1:])
+	sl.key[0] = name[0] // last: readers of other processes take a slot without it for a free one
 	s.index[name] = sl
 	s.head.slots.Store(max(s.head.slots.Load(), uint64(n+1)))
 	return sl, nil
 }
 
-// lookup finds name's counters; s.mu is held. A slot may have been given to another name by another process.
+// lookup finds name's counters; s.mu is held. Another process may have given a slot that is indexed here to another name,
+// so what is not in the index may still be in the file.
 func (s *Stats) lookup(name string) *slot {
 	s.refresh()
 	if sl := s.index[name]; sl != nil && sl.name() == name {
 		return sl
+	}
+	delete(s.index, name)
+	for i := range int(s.seen) {
+		if sl := s.at(i); sl.name() == name {
+			s.index[name] = sl
+			return sl
+		}
 	}
 	return nil
 }
@@ -273,29 +288,49 @@ func (s *Stats) begin(sl *slot) { sl.open[s.lane].Add(1) }
 func (s *Stats) end(sl *slot) { sl.open[s.lane].Add(-1) }
 
 // waiting sums the requests under way over the living processes.
-func (s *Stats) waiting(sl *slot) int64 {
+func (s *Stats) waiting(sl *slot) int64 { return s.sum(&sl.open) }
+
+// unanswered is how many of them no instance has begun to answer. Streams that go on for hours are not among them.
+func (s *Stats) unanswered(sl *slot) int64 { return s.sum(&sl.asked) }
+
+func (s *Stats) sum(byLane *[maxLanes]atomic.Int64) int64 {
 	var n int64
-	for i := range sl.open {
+	for i := range byLane {
 		if s.head.lanes[i].pid.Load() != 0 {
-			n += max(sl.open[i].Load(), 0)
+			n += max(byLane[i].Load(), 0)
 		}
 	}
 	return n
 }
 
-// arrive opens the gap clock when a request finds none under way. While the last outcome was a failure the clock runs on.
+// arrive opens the gap clock when nobody waits for an answer yet. While the last outcome was a failure the clock runs on.
 func (s *Stats) arrive(sl *slot, now time.Time) {
-	if s.waiting(sl) == 0 && sl.gapOpen.Load() == 0 {
+	if s.unanswered(sl) == 0 && sl.gapOpen.Load() == 0 {
 		sl.gapFrom.Store(now.UnixNano())
 	}
 	s.begin(sl)
+	sl.asked[s.lane].Add(1)
 }
 
 // answered closes the gap clock's current span: an instance answered.
-func (sl *slot) answered(now time.Time) {
+func (s *Stats) answered(sl *slot, now time.Time) {
 	n := now.UnixNano()
-	gap := n - sl.gapFrom.Swap(n)
+	sl.lengthen(n - sl.gapFrom.Swap(n))
 	sl.gapOpen.Store(0)
+	sl.asked[s.lane].Add(-1)
+}
+
+// gaveUp notes that a request ended with no answer from an instance. The clock runs on when it failed; a client that went
+// away by itself only leaves the time it waited.
+func (s *Stats) gaveUp(sl *slot, now time.Time, failed bool) {
+	sl.lengthen(now.UnixNano() - sl.gapFrom.Load())
+	if failed {
+		sl.gapOpen.Store(1)
+	}
+	sl.asked[s.lane].Add(-1)
+}
+
+func (sl *slot) lengthen(gap int64) {
 	for old := sl.gapMax.Load(); gap > old && !sl.gapMax.CompareAndSwap(old, gap); old = sl.gapMax.Load() {
 	}
 }
@@ -332,7 +367,7 @@ func (sl *slot) count(o outcome) {
 	}
 }
 
-// bucketOf is a log-linear histogram's: eight steps in each doubling, so a quantile is off by at most 6 %.
+// bucketOf is a log-linear histogram's: eight steps in each doubling, so the middle of a bucket is off by at most 6.25 %.
 func bucketOf(d time.Duration) int {
 	if d < 1<<firstOctave {
 		return 0

@@ -56,8 +56,13 @@ func (t *Table) Find(service, env string) *Route {
 
 // Check reports the first thing in t that no edge could serve.
 func (t *Table) Check() error {
-	taken := map[string]string{}
+	taken, keys := map[string]string{}, map[string]bool{}
 	for _, r := range t.Routes {
+		if keys[r.Key()] {
+			// A held request finds its route again by this key: with two of them it would go to the other one's instances.
+			return fail.New(fail.Internal, "routing table", "%s has two routes", r.Key())
+		}
+		keys[r.Key()] = true
 		if _, _, err := net.SplitHostPort(r.Listen); err != nil {
 			return fail.New(fail.Usage, "routing table", "%s: listen %q: %w", r.Key(), r.Listen, err)
 		}
@@ -128,9 +133,10 @@ type endpoint struct {
 }
 
 // compile builds the form requests use. Endpoint states (how an address did lately) are carried over.
-func compile(t *Table, st *Stats, states map[string]*endpointState) (*routes, error) {
+// The counters of last, the table still in force, are kept: its requests count into them until the swap and after.
+func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*routes, error) {
 	c := &routes{generation: t.Generation, byListen: map[string]map[string]*route{}, byKey: map[string]*route{}}
-	if err := st.recycle(t.slotNames()); err != nil {
+	if err := st.recycle(slotNames(t, last)); err != nil {
 		return nil, err
 	}
 	for _, r := range t.Routes {
@@ -164,13 +170,15 @@ func compile(t *Table, st *Stats, states map[string]*endpointState) (*routes, er
 	return c, nil
 }
 
-func (t *Table) slotNames() map[string]bool {
+func slotNames(tables ...*Table) map[string]bool {
 	names := map[string]bool{}
-	for _, r := range t.Routes {
-		names[slotKey{Service: r.Service, Environment: r.Environment}.String()] = true
-		for _, b := range r.Backends {
-			for _, e := range b.Endpoints {
-				names[slotKey{r.Service, r.Environment, b.Release, e.Instance}.String()] = true
+	for _, t := range tables {
+		for _, r := range t.Routes {
+			names[slotKey{Service: r.Service, Environment: r.Environment}.String()] = true
+			for _, b := range r.Backends {
+				for _, e := range b.Endpoints {
+					names[slotKey{r.Service, r.Environment, b.Release, e.Instance}.String()] = true
+				}
 			}
 		}
 	}
