@@ -164,6 +164,9 @@ func answers(ctx context.Context, c *api.Client, d home.Dirs) error {
 // Down stops the machine's processes and every instance in order: first the brain, then the traffic, then the services.
 // What runs is remembered and comes back with [Up].
 func Down(ctx context.Context, d home.Dirs) error {
+	if _, err := os.Stat(d.Run); errors.Is(err, os.ErrNotExist) {
+		return nil // nothing was ever started here
+	}
 	if err := keeper.SetStopping(d); err != nil {
 		return err
 	}
@@ -251,7 +254,7 @@ RemainAfterExit=yes
 ` + env + `ExecStart=` + q(d.Program()) + ` agent start
 ExecStop=` + q(d.Program()) + ` agent stop
 # The three processes hold each other up; systemd starts and stops them together.
-KillMode=none
+KillMode=process
 Delegate=yes
 TasksMax=infinity
 LimitNOFILE=1048576

@@ -193,8 +193,8 @@ func (a *app) printError(err error) {
 	}
 	fmt.Fprintln(a.Stderr, s.bad("error: ")+strings.TrimSpace(text))
 	for _, l := range f.Lines {
-		if l != "" {
-			fmt.Fprintln(a.Stderr, s.dim("  | ")+l)
+		for part := range strings.Lines(l) {
+			fmt.Fprintln(a.Stderr, s.dim("  | ")+strings.TrimRight(part, "\n"))
 		}
 	}
 	if f.Hint != "" {

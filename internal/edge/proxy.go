@@ -123,7 +123,11 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 			panic(broken)
 		}
 	}()
-	p.rp.ServeHTTP(cw, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex)))
+	in := r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex))
+	if in.Body != nil && in.Body != http.NoBody {
+		in.Body = clientBody{in.Body, ex}
+	}
+	p.rp.ServeHTTP(cw, in)
 }
 
 // finish counts the request for its route and for the instance that served it.
@@ -196,7 +200,7 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, errors.New("a request without its exchange")
 	}
 	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = keptBody{r.Body, ex}
+		r.Body = keptBody{r.Body}
 	}
 	deadline := time.Now().Add(p.hold)
 	for sent := 0; ; {
@@ -374,22 +378,25 @@ func twoChoices(ends []*endpoint, st *Stats) *endpoint {
 
 // keptBody keeps a request's body open over several tries: the transport closes it even when it could not dial and so
 // read nothing of it. ReverseProxy closes the real one in the end.
-type keptBody struct {
-	io.Reader
+type keptBody struct{ io.Reader }
+
+// Close does nothing.
+func (keptBody) Close() error { return nil }
+
+// clientBody is a request's body as the client sends it.
+type clientBody struct {
+	io.ReadCloser
 	ex *exchange
 }
 
 // Read notes when it is the client who breaks the request off.
-func (b keptBody) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
+func (b clientBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, http.ErrBodyReadAfterClose) {
 		b.ex.cutOff.Store(true)
 	}
 	return n, err
 }
-
-// Close does nothing.
-func (keptBody) Close() error { return nil }
 
 // countingWriter sees what is answered.
 type countingWriter struct {

@@ -40,6 +40,7 @@ type Server struct {
 	table   atomic.Pointer[routes]
 	changed atomic.Pointer[chan struct{}]
 	leaving atomic.Bool
+	accepts sync.WaitGroup // loops that take connections; once they ended every connection is among conns
 	conns   atomic.Int64
 	serving atomic.Int64
 
@@ -47,6 +48,7 @@ type Server struct {
 	last      *Table
 	states    map[string]*endpointState
 	listeners map[string]*net.TCPListener
+	accepting map[string]bool     // those of listeners that are served
 	given     map[string]*os.File // listeners of the generation before, not used yet
 	done      chan struct{}
 }
@@ -67,43 +69,65 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	s := newServer(o, st)
+	if err := s.start(ctx, o); err != nil {
+		s.Shut(0)
+		return nil, err
+	}
+	return s, nil
+}
+
+func newServer(o Options, st *Stats) *Server {
 	s := &Server{dirs: o.Dirs, version: o.Version, log: o.Log, lock: o.Lock, stats: st, states: map[string]*endpointState{},
-		listeners: map[string]*net.TCPListener{}, given: o.Given, done: make(chan struct{})}
+		listeners: map[string]*net.TCPListener{}, accepting: map[string]bool{}, given: o.Given, last: &Table{}, done: make(chan struct{})}
 	ch := make(chan struct{})
 	s.changed.Store(&ch)
 	s.proxy = newProxy(st, o.Log)
 	s.proxy.current, s.proxy.leaving = s.current, s.leaving.Load
 	s.proxy.changed = func() <-chan struct{} { return *s.changed.Load() }
+	return s
+}
+
+func (s *Server) start(ctx context.Context, o Options) error {
 	if s.given == nil {
 		// The supervisor kept the sockets of an edge that died. Without a supervisor they are opened anew.
+		var err error
 		if s.given, err = keeper.GetFiles(o.Dirs, home.Supervisor); err != nil {
 			o.Log.Info("no sockets kept for us", "error", err)
 		}
 	}
 	if err := s.restore(); err != nil {
-		return nil, err
+		return err
 	}
 	if o.Ready != nil {
 		if err := o.Ready(); err != nil {
-			return nil, err
+			return err
 		}
+	}
+	// Only now: a connection that is taken before the living edge knows of us would be lost if we died. Until here, and
+	// after it stopped, they wait in the socket that both have.
+	s.mu.Lock()
+	s.accept()
+	s.mu.Unlock()
+	if o.Ready != nil {
 		if err := keeper.Sign(o.Lock); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	// Only now: until here the living edge must be reachable under these names.
 	admin, err := home.Listen(o.Dirs.Sock(home.Edge))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	fds, err := home.Listen(o.Dirs.FDSock(home.Edge))
 	if err != nil {
-		return nil, err
+		admin.Close()
+		return err
 	}
 	go (&http.Server{Handler: s.admin(), ReadHeaderTimeout: readHeaderTimeout}).Serve(admin)
 	go s.handOver(fds)
 	go s.keepStored(ctx)
-	return s, nil
+	return nil
 }
 
 // Done is closed when a replaced server's last connection has ended.
@@ -129,7 +153,11 @@ func (s *Server) restore() error {
 		f.Close()
 	}
 	s.given = nil
-	return s.swap(&t)
+	c, err := compile(&t, s.last, s.stats, s.states)
+	if err == nil {
+		s.swap(&t, c)
+	}
+	return err
 }
 
 // Set puts t in force: first everything that can fail, then one swap. It returns when t is in force and on disk.
@@ -142,31 +170,32 @@ func (s *Server) Set(t Table) (uint64, error) {
 	if s.leaving.Load() {
 		return 0, fail.New(fail.Unavailable, "routing table", "this edge was replaced: ask again")
 	}
-	var opened []string
 	for _, r := range t.Routes {
-		if s.listeners[r.Listen] != nil {
-			continue
-		}
 		if err := s.listen(r.Listen); err != nil {
-			for _, addr := range opened {
-				s.unlisten(addr)
-			}
+			s.unlistenUnused()
 			return 0, fail.New(fail.Preflight, "listen on "+r.Listen, "%w", err).Hinted("choose another route.listen, or run `fairlead check` to see who holds it")
 		}
-		opened = append(opened, r.Listen)
 	}
 	t.Generation = s.table.Load().generation + 1
-	if err := home.WriteJSON(s.dirs.Table(), t, 0o600); err != nil {
-		for _, addr := range opened {
-			s.unlisten(addr)
-		}
+	c, err := compile(&t, s.last, s.stats, s.states)
+	if err == nil {
+		err = home.WriteJSON(s.dirs.Table(), t, 0o600)
+	}
+	if err != nil {
+		s.unlistenUnused()
 		return 0, err
 	}
-	if err := s.swap(&t); err != nil {
-		return 0, err
-	}
+	s.swap(&t, c)
+	s.accept()
+	s.unlistenUnused()
+	s.store()
+	return t.Generation, nil
+}
+
+// unlistenUnused closes the listeners that the table in force does not name. s.mu is held.
+func (s *Server) unlistenUnused() {
 	used := map[string]bool{}
-	for _, r := range t.Routes {
+	for _, r := range s.last.Routes {
 		used[r.Listen] = true
 	}
 	for addr := range s.listeners {
@@ -174,24 +203,22 @@ func (s *Server) Set(t Table) (uint64, error) {
 			s.unlisten(addr)
 		}
 	}
-	s.store()
-	return t.Generation, nil
 }
 
-// swap makes t the table that requests see.
-func (s *Server) swap(t *Table) error {
-	c, err := compile(t, s.stats, s.states)
-	if err != nil {
-		return err
-	}
+// swap makes t, in its form c, the table that requests see. s.mu is held.
+func (s *Server) swap(t *Table, c *routes) {
 	s.table.Store(c)
 	s.last = t
 	if !s.leaving.Load() {
 		s.stats.head.generation.Store(t.Generation)
 	}
+	s.wake()
+}
+
+// wake makes held requests look at the table again.
+func (s *Server) wake() {
 	ch := make(chan struct{})
 	close(*s.changed.Swap(&ch))
-	return nil
 }
 
 // current is the table in force. A server that was replaced follows its successor's tables by the shared generation.
@@ -210,13 +237,16 @@ func (s *Server) current() *routes {
 		s.log.Error("cannot follow the routing table", "error", err)
 		return c
 	}
-	if err := s.swap(&t); err != nil {
+	next, err := compile(&t, s.last, s.stats, s.states)
+	if err != nil {
 		s.log.Error("cannot follow the routing table", "error", err)
+		return c
 	}
-	return s.table.Load()
+	s.swap(&t, next)
+	return next
 }
 
-// listen opens addr, or takes it over from the generation before, and serves it.
+// listen opens addr, or takes it over from the generation before. Connections wait until accept is called. s.mu is held.
 func (s *Server) listen(addr string) error {
 	if s.listeners[addr] != nil {
 		return nil
@@ -237,16 +267,29 @@ func (s *Server) listen(addr string) error {
 		return fmt.Errorf("%s is not a TCP address", addr)
 	}
 	s.listeners[addr] = tl
+	return nil
+}
+
+// accept begins to serve what listen opened. s.mu is held.
+func (s *Server) accept() {
+	for addr, l := range s.listeners {
+		if !s.accepting[addr] {
+			s.accepting[addr] = true
+			srv := s.httpServer(addr)
+			s.accepts.Go(func() { srv.Serve(l) })
+		}
+	}
+}
+
+func (s *Server) httpServer(addr string) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	srv := &http.Server{
+	return &http.Server{
 		Handler:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(addr, w, r) }),
 		Protocols: protocols, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ConnState: s.connState, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	go srv.Serve(tl)
-	return nil
 }
 
 func (s *Server) serve(addr string, w http.ResponseWriter, r *http.Request) {
@@ -268,6 +311,7 @@ func (s *Server) connState(_ net.Conn, st http.ConnState) {
 func (s *Server) unlisten(addr string) {
 	s.listeners[addr].Close()
 	delete(s.listeners, addr)
+	delete(s.accepting, addr)
 }
 
 // files returns the names and sockets of all listeners. s.mu is held.
@@ -350,6 +394,7 @@ func (s *Server) giveTo(c *net.UnixConn) error {
 	for addr := range s.listeners {
 		s.unlisten(addr)
 	}
+	s.wake()
 	return s.lock.Close()
 }
 
@@ -361,6 +406,7 @@ func (s *Server) Shut(grace time.Duration) {
 		s.unlisten(addr)
 	}
 	s.mu.Unlock()
+	s.accepts.Wait()
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
 	for end := time.Now().Add(grace); s.serving.Load() > 0 && time.Now().Before(end); {
@@ -371,6 +417,7 @@ func (s *Server) Shut(grace time.Duration) {
 
 // drain waits until nothing is served here any more.
 func (s *Server) drain() {
+	s.accepts.Wait()
 	t := time.NewTicker(50 * time.Millisecond)
 	defer t.Stop()
 	for s.conns.Load() > 0 || s.serving.Load() > 0 {

@@ -66,11 +66,27 @@ func checkState(r *run) Finding {
 		if err := writable(at); err != nil {
 			return stateError(fmt.Sprintf("this user may not write to %s: %v", at, err))
 		}
+		if shut := closed(filepath.Dir(r.Dirs.State)); shut != "" && os.Geteuid() == 0 {
+			return Finding{ID: IDState, Severity: Error, Found: "only root may pass through " + shut,
+				Need: "a way for the services' own users to their programs", Fix: "type `chmod o+x " + shut + "`, or choose another FAIRLEAD_DIR"}
+		}
 		if at != filepath.Clean(dir) {
 			return Finding{ID: IDState, Severity: Info, Found: dir + " is not there yet; `fairlead up` makes it", Fixable: true}
 		}
 	}
 	return Finding{ID: IDState, Severity: OK, Found: r.Dirs.State + " is writable"}
+}
+
+// closed returns the first folder at or above dir that other users may not pass through, "" when there is none.
+func closed(dir string) string {
+	for dir = existing(dir); ; dir = filepath.Dir(dir) {
+		if fi, err := os.Stat(dir); err == nil && fi.Mode().Perm()&0o001 == 0 {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			return ""
+		}
+	}
 }
 
 func stateError(found string) Finding {

@@ -237,9 +237,9 @@ func TestJudgeSum(t *testing.T) {
 	expect(t, judgeList("go: downloading example.com/x v1\nmain.go:3:8: "+notDownloaded+"\n", "off"), Error, "unset GOPROXY")
 	expect(t, judgeList("verifying example.com/x@v1: checksum mismatch\n\tdownloaded: h1:a\n", ""), Error, "example.com/x@v1: checksum mismatch")
 	expect(t, judgeList("go: downloading x\nmain.go:1:1: expected 'package'\n", ""), Error, "expected 'package'", "go build")
-	expect(t, judgeVerify("a v1: dir has been modified (/a)\nb v1: zip has been modified (/b)\n", ""), Error, "a v1", "and 1 more")
-	expect(t, judgeVerify("go: "+notDownloaded, ""), Info)
-	expect(t, judgeVerify("go: odd", ""), Error, "go: odd")
+	expect(t, judgeVerify("a v1: dir has been modified (/a)\nb v1: zip has been modified (/b)\n"), Error, "a v1", "and 1 more")
+	expect(t, judgeVerify("go: "+notDownloaded), Info)
+	expect(t, judgeVerify("go: odd"), Error, "go: odd")
 	if f := judgeList("main.go:3:8: missing go.sum entry for x (imported by y); to add:\n\tgo get y", ""); strings.HasSuffix(f.Found, ":") {
 		t.Errorf("%q", f.Found)
 	}

@@ -141,3 +141,17 @@ func TestMeasure(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 }
+
+func TestStateBehindAClosedFolder(t *testing.T) {
+	base := t.TempDir()
+	shut := filepath.Join(base, "shut")
+	if err := os.Mkdir(shut, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got := closed(filepath.Join(shut, "not", "there")); got != shut {
+		t.Fatalf("%q", got)
+	}
+	if got := closed("/"); got != "" {
+		t.Fatalf("%q", got)
+	}
+}

@@ -19,7 +19,7 @@ import (
 // write puts files below a new folder.
 func write(t *testing.T, files map[string]string) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := passable(t)
 	for name, text := range files {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -60,7 +60,7 @@ func service(t *testing.T) Params {
 	return Params{
 		Dir:  write(t, map[string]string{"go.mod": "module example.com/shop\n\ngo 1.21\n", "main.go": "package main\n\nfunc main() {}\n"}),
 		Spec: &spec.Spec{Service: "shop"},
-		Dirs: home.Dirs{State: filepath.Join(t.TempDir(), "state"), Run: filepath.Join(t.TempDir(), "run")},
+		Dirs: home.Dirs{State: filepath.Join(passable(t), "state"), Run: filepath.Join(t.TempDir(), "run")},
 	}
 }
 
@@ -238,4 +238,18 @@ func TestSupport(t *testing.T) {
 	if fs := judgeSupport(s, here); len(fs) != 2 {
 		t.Errorf("each gets its own finding: %v", fs)
 	}
+}
+
+// passable is a folder that the users of services may pass through, which t.TempDir's parent is not.
+func passable(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }

@@ -28,32 +28,31 @@ const (
 	defaultSignal   = "TERM"
 	defaultStrategy = "blue-green"
 	minMemory       = Bytes(8 << 20)
+	minLogSize      = Bytes(64 << 10)
 )
 
-func (s *Spec) setDefaults() {
+// defaults fills in what the file does not say. A zero that stands in the file is meant: `watch: 0s` is no watching, and
+// `instances: 0` is for the checks to refuse.
+func (d *decoder) defaults(s *Spec) {
 	r := &s.Run
-	def(&r.Instances, 1)
-	def(&r.StartupTimeout, defaultStartup)
-	def(&r.Stop.Signal, defaultSignal)
-	def(&r.Stop.Drain, defaultDrain)
-	def(&r.Stop.Timeout, defaultStop)
-	def(&r.Logs.Size, defaultLogSize)
-	def(&r.Logs.Age, defaultLogAge)
+	def(d, "run.instances", &r.Instances, 1)
+	def(d, "run.startup_timeout", &r.StartupTimeout, defaultStartup)
+	def(d, "run.stop.signal", &r.Stop.Signal, defaultSignal)
+	def(d, "run.stop.drain", &r.Stop.Drain, defaultDrain)
+	def(d, "run.stop.timeout", &r.Stop.Timeout, defaultStop)
+	def(d, "run.logs.size", &r.Logs.Size, defaultLogSize)
+	def(d, "run.logs.age", &r.Logs.Age, defaultLogAge)
 	if r.Probes.Ready == nil {
 		r.Probes.Ready = &Probe{TCP: true}
 	}
-	r.Probes.Ready.setDefaults(2*time.Second, time.Second)
-	if r.Probes.Startup != nil {
-		r.Probes.Startup.setDefaults(time.Second, time.Second)
-	}
-	if r.Probes.Live != nil {
-		r.Probes.Live.setDefaults(10*time.Second, 5*time.Second)
-	}
-	def(&s.Route.TLS, "off")
-	def(&s.Route.Mode, "proxy")
-	def(&s.Release.Strategy, defaultStrategy)
-	def(&s.Release.Watch, defaultWatch)
-	def(&s.Release.Keep, defaultKeep)
+	d.probe("run.probes.startup", r.Probes.Startup, time.Second, time.Second)
+	d.probe("run.probes.ready", r.Probes.Ready, 2*time.Second, time.Second)
+	d.probe("run.probes.live", r.Probes.Live, 10*time.Second, 5*time.Second)
+	def(d, "route.tls", &s.Route.TLS, "off")
+	def(d, "route.mode", &s.Route.Mode, "proxy")
+	def(d, "release.strategy", &s.Release.Strategy, defaultStrategy)
+	def(d, "release.watch", &s.Release.Watch, defaultWatch)
+	def(d, "release.keep", &s.Release.Keep, defaultKeep)
 	if s.Release.Surge.IsZero() && s.Release.Unavailable.IsZero() {
 		s.Release.Surge = Amount{N: 1, Set: true}
 	}
@@ -62,16 +61,18 @@ func (s *Spec) setDefaults() {
 	}
 }
 
-func (p *Probe) setDefaults(interval, timeout time.Duration) {
-	def(&p.Interval, Duration(interval))
-	def(&p.Timeout, Duration(timeout))
-	def(&p.Failures, 3)
-	def(&p.Successes, 1)
+func (d *decoder) probe(path string, p *Probe, interval, timeout time.Duration) {
+	if p == nil {
+		return
+	}
+	def(d, path+".interval", &p.Interval, Duration(interval))
+	def(d, path+".timeout", &p.Timeout, Duration(timeout))
+	def(d, path+".failures", &p.Failures, 3)
+	def(d, path+".successes", &p.Successes, 1)
 }
 
-func def[T comparable](p *T, v T) {
-	var zero T
-	if *p == zero {
+func def[T any](d *decoder, path string, p *T, v T) {
+	if d.places[path] == nil {
 		*p = v
 	}
 }
@@ -81,6 +82,8 @@ var (
 	envForm  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	hostForm = regexp.MustCompile(`^(\*\.)?([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 	platform = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$`)
+	// signals are those that every kind of machine has.
+	signals = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "ABRT", "ALRM", "KILL"}
 	// reserved are set by fairlead; a spec that sets them would break what they promise.
 	reserved = map[string]bool{"PORT": true, "FAIRLEAD_SERVICE": true, "FAIRLEAD_ENVIRONMENT": true, "FAIRLEAD_RELEASE": true, "FAIRLEAD_INSTANCE": true}
 )
@@ -117,7 +120,7 @@ func (d *decoder) checkNames(s *Spec) error {
 	if !nameForm.MatchString(s.Service) || len(s.Service) > maxNameLength {
 		return d.at("service", "%q is not a name of lower-case letters, digits and dashes, a letter first, at most %d", s.Service, maxNameLength)
 	}
-	for e := range s.Environments {
+	for _, e := range sortedKeys(s.Environments) {
 		if !nameForm.MatchString(e) || len(e) > maxNameLength {
 			return d.at("environments."+e, "an environment's name has lower-case letters, digits and dashes, a letter first, at most %d", maxNameLength)
 		}
@@ -141,6 +144,15 @@ func (d *decoder) checkRun(s *Spec) error {
 	if r.Limits.Files != 0 && r.Limits.Files < 64 || r.Limits.Pids < 0 {
 		return d.at("run.limits", "files must be at least 64, pids not negative")
 	}
+	if r.StartupTimeout <= 0 {
+		return d.at("run.startup_timeout", "must be above zero")
+	}
+	if r.Logs.Size < minLogSize {
+		return d.at("run.logs.size", "%s is too little to keep anything; at least %s", r.Logs.Size, minLogSize)
+	}
+	if err := d.oneOf("run.stop.signal", strings.TrimPrefix(strings.ToUpper(r.Stop.Signal), "SIG"), signals...); err != nil {
+		return err
+	}
 	for _, k := range sortedKeys(r.Env) {
 		if !envForm.MatchString(k) || reserved[k] {
 			return d.at("run.env."+k, "is not a name of an environment variable that a service may set")
@@ -161,7 +173,8 @@ var placeholder = regexp.MustCompile(`\{\{[^}]*\}?\}?`)
 
 var placeholders = []string{"{{.Port}}", "{{.Data}}", "{{.Service}}", "{{.Environment}}", "{{.Release}}", "{{.Instance}}"}
 
-// checkPlaceholders refuses {{.Prot}}, which would otherwise reach the program as it is.
+// checkPlaceholders refuses {{.Prot}}, which would otherwise reach the program as it is, and a zero byte, which no program
+// can be given.
 func (d *decoder) checkPlaceholders(r Run) error {
 	texts := map[string]string{}
 	for i, a := range r.Args {
@@ -171,6 +184,9 @@ func (d *decoder) checkPlaceholders(r Run) error {
 		texts["run.env."+k] = v
 	}
 	for _, path := range sortedKeys(texts) {
+		if strings.Contains(texts[path], "\x00") {
+			return d.at(path, "a zero byte cannot be passed to a program")
+		}
 		for _, p := range placeholder.FindAllString(texts[path], -1) {
 			known := false
 			for _, k := range placeholders {
@@ -199,7 +215,8 @@ func sortedKeys[V any](m map[string]V) []string {
 }
 
 func (d *decoder) checkProbes(s *Spec) error {
-	for name, p := range map[string]*Probe{"startup": s.Run.Probes.Startup, "ready": s.Run.Probes.Ready, "live": s.Run.Probes.Live} {
+	for i, p := range []*Probe{s.Run.Probes.Startup, s.Run.Probes.Ready, s.Run.Probes.Live} {
+		name := [...]string{"startup", "ready", "live"}[i]
 		if p == nil {
 			continue
 		}
@@ -231,7 +248,7 @@ func (d *decoder) checkRoute(s *Spec) error {
 	}
 	if r.Listen != "" {
 		_, port, err := net.SplitHostPort(r.Listen)
-		if n, e := strconv.Atoi(port); err != nil || e != nil || n < 1 || n > 65535 {
+		if n, e := strconv.ParseUint(port, 10, 16); err != nil || e != nil || n == 0 {
 			return d.at("route.listen", "%q is not an address: write \":80\" or \"127.0.0.1:8080\"", r.Listen)
 		}
 	}

@@ -1,7 +1,9 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
 	"sort"
@@ -21,6 +23,7 @@ type decoder struct {
 	file   string
 	places map[string]*yaml.Node // by path: "run.limits.memory"
 	nodes  int
+	over   bool // an overlay is read: what it replaces is forgotten
 }
 
 func (d *decoder) errorf(n *yaml.Node, format string, args ...any) *fail.Error {
@@ -42,6 +45,7 @@ func (d *decoder) overlay(root *yaml.Node, s *Spec) error {
 		return err
 	}
 	v := reflect.ValueOf(s).Elem()
+	d.over = true
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key := node.Content[i].Value
 		if err := d.value(node.Content[i+1], v.FieldByIndex(fieldsOf(v.Type())[key].Index), key); err != nil {
@@ -80,6 +84,11 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) error {
 	n, err := d.resolve(n)
 	if err != nil {
 		return err
+	}
+	if d.over && (v.Kind() == reflect.Pointer || v.Kind() == reflect.Slice) {
+		maps.DeleteFunc(d.places, func(p string, _ *yaml.Node) bool {
+			return strings.HasPrefix(p, path+".") || strings.HasPrefix(p, path+"[")
+		})
 	}
 	d.places[path] = n
 	if p, ok := v.Addr().Interface().(parser); ok {
@@ -219,8 +228,12 @@ func (d *decoder) text(n *yaml.Node, path string) (string, error) {
 		return "", d.wrong(n, path, "a single value")
 	}
 	if n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) == 0 && oldOctal.MatchString(n.Value) {
-		return "", d.errorf(n, "%s: %s means 8 to some readers and 10 to others", path, n.Value).
-			Hinted("write %s, or %q if it is text", strings.TrimLeft(n.Value, "0+-"), n.Value)
+		sign, digits := "", strings.TrimLeft(n.Value, "+-0_")
+		if n.Value[0] == '-' {
+			sign = "-"
+		}
+		return "", d.errorf(n, "%s: %s is an octal number to some readers and a decimal one to others", path, n.Value).
+			Hinted("write %s, or %q if it is text", sign+cmp.Or(digits, "0"), n.Value)
 	}
 	return n.Value, nil
 }

@@ -1,13 +1,15 @@
 package spec
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 
@@ -62,7 +64,7 @@ func Parse(name string, b []byte, dir, env string) (*Spec, error) {
 	}
 	if env != "" && env != DefaultEnvironment {
 		if _, ok := s.Environments[env]; !ok {
-			return nil, unknownEnvironment(name, s, env)
+			return nil, d.unknownEnvironment(s, env)
 		}
 		s.Environment = env
 	}
@@ -71,19 +73,24 @@ func Parse(name string, b []byte, dir, env string) (*Spec, error) {
 			return nil, err
 		}
 	}
-	s.setDefaults()
+	d.defaults(s)
 	return s, d.check(s)
 }
 
 // document parses b into the node tree of its only document.
 func document(name string, b []byte) (*yaml.Node, error) {
+	if i := badByte(b); i >= 0 {
+		line, col := 1+bytes.Count(b[:i], []byte("\n")), 1+utf8.RuneCount(b[bytes.LastIndexByte(b[:i], '\n')+1:i])
+		return nil, &fail.Error{Kind: fail.Usage, Place: fmt.Sprintf("%s:%d:%d", name, line, col),
+			Err: fmt.Errorf("this is no text: a byte 0x%02x stands here", b[i])}
+	}
 	l, err := yaml.NewLoader(strings.NewReader(string(b)))
 	if err != nil {
 		return nil, err
 	}
 	var doc, more yaml.Node
 	if err := l.Load(&doc); err != nil || len(doc.Content) == 0 {
-		if err == nil || len(strings.TrimSpace(string(b))) == 0 {
+		if err == nil || errors.Is(err, io.EOF) {
 			return nil, &fail.Error{Kind: fail.Usage, Place: name + ":1:1", Err: errors.New("the file is empty"), Hint: "write `service: NAME`"}
 		}
 		return nil, yamlError(name, err)
@@ -92,10 +99,23 @@ func document(name string, b []byte) (*yaml.Node, error) {
 	case err == nil && len(more.Content) > 0:
 		return nil, &fail.Error{Kind: fail.Usage, Place: at(name, &more), Err: errors.New("a second document begins here; a spec is one"),
 			Hint: "remove the line `---` and what follows; environments are overlays under `environments:`"}
-	case err != nil && !strings.Contains(err.Error(), "EOF"):
+	case err != nil && !errors.Is(err, io.EOF):
 		return nil, yamlError(name, err)
 	}
 	return doc.Content[0], nil
+}
+
+// badByte returns the index of the first byte that is neither UTF-8 nor allowed in YAML, -1 where all are. The parser finds
+// it, too, but not its place.
+func badByte(b []byte) int {
+	for i := 0; i < len(b); {
+		r, n := utf8.DecodeRune(b[i:])
+		if r == utf8.RuneError && n == 1 || r < ' ' && r != '\t' && r != '\n' && r != '\r' || r >= 0x7f && r < 0xa0 && r != 0x85 {
+			return i
+		}
+		i += n
+	}
+	return -1
 }
 
 // yamlError gives the parser's complaint its place.
@@ -103,19 +123,18 @@ func yamlError(name string, err error) error {
 	place := name
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	if le, ok := errors.AsType[*yaml.LoadError](err); ok {
-		place, text = fmt.Sprintf("%s:%d:%d", name, le.Mark.Line, max(le.Mark.Column, 1)), le.Message
+		place, text = fmt.Sprintf("%s:%d:%d", name, max(le.Mark.Line, 1), max(le.Mark.Column, 1)), le.Message
 	}
 	return &fail.Error{Kind: fail.Usage, Place: place, Err: errors.New("this is no YAML: " + text)}
 }
 
-func unknownEnvironment(name string, s *Spec, env string) error {
-	var have []string
-	for e := range s.Environments {
-		have = append(have, e)
+func (d *decoder) unknownEnvironment(s *Spec, env string) error {
+	have := sortedKeys(s.Environments)
+	place := d.places["environments"]
+	if place == nil {
+		place = d.places[""]
 	}
-	sort.Strings(have)
-	e := fail.New(fail.Usage, "", "there is no environment %q", env)
-	e.Place = name
+	e := d.errorf(place, "there is no environment %q", env)
 	if n := nearest(env, have); n != "" {
 		return e.Hinted("did you mean %q?", n)
 	}
@@ -128,6 +147,9 @@ func at(file string, n *yaml.Node) string { return fmt.Sprintf("%s:%d:%d", file,
 func nearest(s string, candidates []string) string {
 	best, dist := "", max(len(s)/2, 1)+1
 	for _, c := range candidates {
+		if len(s)-len(c) >= dist {
+			continue // no need to look, however long s is
+		}
 		if d := distance(strings.ToLower(s), c); d < dist {
 			best, dist = c, d
 		}

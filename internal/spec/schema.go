@@ -26,7 +26,7 @@ func Schema() ([]byte, error) {
 	s.Schema = "https://json-schema.org/draft/2020-12/schema"
 	s.Title = FileName
 	s.Required = []string{"service"}
-	s.Properties["service"].Pattern = nameForm.String()
+	s.Properties["service"].Pattern, s.Properties["service"].MaxLength = nameForm.String(), jsonschema.Ptr(maxNameLength)
 	plain(s)
 	for path, allowed := range map[[2]string][]any{
 		{"route", "tls"}: {"off", "auto"}, {"route", "mode"}: {"proxy", "kernel"},

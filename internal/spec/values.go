@@ -52,6 +52,16 @@ func (d *Duration) parse(s string) error {
 	return nil
 }
 
+// number reads digits with at most one point among them. The standard library also takes 1e3, 0x10, Inf and NaN, which
+// no person means here.
+func number(s string) (float64, bool) {
+	if strings.Trim(s, "0123456789.") != "" {
+		return 0, false
+	}
+	n, err := strconv.ParseFloat(s, 64)
+	return n, err == nil
+}
+
 // Bytes is an amount of memory or disk, written with its unit: 512MiB, 1GB.
 type Bytes int64
 
@@ -79,8 +89,8 @@ func (b *Bytes) parse(s string) error {
 		if !ok {
 			continue
 		}
-		n, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
-		if err != nil || n < 0 || math.IsNaN(n) || n*u.size > 1<<60 {
+		n, ok := number(strings.TrimSuffix(num, " "))
+		if !ok || n*u.size > 1<<60 {
 			break
 		}
 		*b = Bytes(n * u.size)
@@ -99,8 +109,8 @@ type CPU int64
 func (c CPU) String() string { return strconv.FormatFloat(float64(c)/1000, 'f', -1, 64) }
 
 func (c *CPU) parse(s string) error {
-	n, err := strconv.ParseFloat(s, 64)
-	if err != nil || n < 0.001 || n > 100000 {
+	n, ok := number(s)
+	if !ok || n < 0.001 || n > 100000 {
 		return fmt.Errorf("%q is not a number of cores: write 0.5 or 2", s)
 	}
 	*c = CPU(math.Round(n * 1000))
@@ -117,9 +127,9 @@ func (p Percent) String() string { return strconv.FormatFloat(float64(p)/1000, '
 func (p Percent) Float() float64 { return float64(p) / 1000 }
 
 func (p *Percent) parse(s string) error {
-	num, ok := strings.CutSuffix(s, "%")
-	n, err := strconv.ParseFloat(num, 64)
-	if !ok || err != nil || n < 0 || n > 100 {
+	num, sign := strings.CutSuffix(s, "%")
+	n, ok := number(num)
+	if !sign || !ok || n > 100 {
 		return fmt.Errorf("%q is not a share: write 5%%", s)
 	}
 	*p = Percent(math.Round(n * 1000))
@@ -141,11 +151,12 @@ func (a Amount) Of(n int, up bool) int {
 	if a.Share == 0 {
 		return a.N
 	}
-	x := float64(n) * a.Share.Float() / 100
+	const whole = 100 * 1000 // of a Share
+	x := int64(n) * int64(a.Share)
 	if up {
-		return int(math.Ceil(x))
+		x += whole - 1
 	}
-	return int(math.Floor(x))
+	return int(x / whole)
 }
 
 // String writes the amount as it stood in the file.

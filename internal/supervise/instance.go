@@ -216,6 +216,9 @@ func (in *instance) watch(c *child) (exit Exit, left bool) {
 			if exit.OOM {
 				exit.Reason = fmt.Sprintf("was ended by the kernel: it used more than its memory limit of %s", in.prog.Limits.Memory)
 			}
+			if exit.Code == 0 && !in.wasReady {
+				exit.Hint = "a service keeps running: does the program need a command or a flag in run.args?"
+			}
 			return exit, false
 		case r := <-probes:
 			in.probed(c, r)

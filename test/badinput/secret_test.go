@@ -64,6 +64,14 @@ func TestSecrets(t *testing.T) {
 		o := s.refuses(t, refusal{code: 1, kind: fail.Unhealthy, says: []string{"ended with code 7"}, lines: []string{"the password is [secret]"}, hint: "fairlead logs"})
 		noPiece(t, "the error's lines", strings.Join(o.err.Lines, "\n"), "PLAIN")
 	})
+	// A probe has the service's environment, and its last line stands in the error.
+	t.Run("in-a-probe", func(t *testing.T) {
+		s.Machine = withSecrets(m)
+		s.spec(t, "  env: {MODE: good}\n", secretLines, "startup_timeout: 20s", "startup_timeout: 2s",
+			"{http: /ready, interval: 500ms}", `{exec: [sh, -c, "echo no login with $PLAIN; exit 1"]}`)
+		o := s.refuses(t, refusal{code: 1, kind: fail.Unhealthy, says: []string{"was not ready within 2s", "no login with"}, hint: "fairlead logs"})
+		noPiece(t, "the error", o.err.Error(), "PLAIN")
+	})
 	s.Machine = withSecrets(m)
 	s.mode(t, "secret", secretLines)
 	if o := s.up(t); o.code != 0 {

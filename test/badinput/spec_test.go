@@ -103,6 +103,8 @@ func TestSpecs(t *testing.T) {
 		if code != 2 || !strings.Contains(stderr, "--forse") || !strings.Contains(stderr, "hint: ") {
 			t.Errorf("exit code %d\n%s", code, stderr)
 		}
+		// A script that asked for JSON reads the refusal from there, too.
+		refusal{code: 2, kind: fail.Usage, says: []string{"--forse"}, hint: "--help"}.check(t, outcomeOf(s.Events(t, "up", s.dir, "--forse")))
 	})
 	s.unharmed(t)
 }

@@ -62,7 +62,7 @@ func fetched(t *testing.T, dir string, args ...string) string {
 	return out
 }
 
-// replace makes tree hold what from holds, all of it writable, and keeps tree's git.
+// replace makes tree hold what from holds, and keeps tree's git.
 func replace(t *testing.T, tree, from string) {
 	t.Helper()
 	old, err := os.ReadDir(tree)
@@ -77,8 +77,8 @@ func replace(t *testing.T, tree, from string) {
 			t.Fatal(err)
 		}
 	}
-	// CopyFS makes folders writable, and files as writable as those of the module cache: not at all. Nothing here changes
-	// them but go.mod and go.sum.
+	// CopyFS makes folders writable, but files only as writable as those of the module cache, which are not at all. The go
+	// command must write these two.
 	if err := os.CopyFS(tree, os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}

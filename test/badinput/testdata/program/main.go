@@ -113,6 +113,7 @@ func binary() {
 	os.Stdout.Write(b)
 	fmt.Println(`{"level":"warn","msg":"the ` + "\x1b" + ` byte is not allowed in JSON"}`)
 	fmt.Println("\n\xff\xfe half a rune: \xe2\x82 and behind it a whole one: \u20ac")
+	fmt.Println(`{"level":"info","msg":"a title for your terminal: \u001b]0;owned\u0007 \u009b2J"}`)
 	fmt.Println("binary is over")
 }
 

@@ -1,0 +1,217 @@
+package spec
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/fail"
+)
+
+// Each case is a file behind "service: a", and the place, words and hint of its error.
+var refused = []struct{ yaml, place, text, hint string }{
+	{"runn: {}", "2:1", `no key "runn" at the top`, `did you mean "run"?`},
+	{"run: {instnaces: 2}", "2:7", `no key "instnaces" under run`, `"instances"`},
+	{"run:\n  limits:\n    Memory: 1GiB", "4:5", `no key "Memory" under run.limits`, `"memory"`},
+	{"run: {probes: {ready: {zzzzzzzz: 1}}}", "2:24", "under run.probes.ready", "the keys here are: delay, exec"},
+	{"environments: {e: {service: b}}", "2:20", `no key "service" under environments.e`, ""},
+	{"service: b", "2:1", "second time", ""},
+	{"run: {env: {A: b, A: c}}", "2:19", "run.env.A stands here a second time", ""},
+	{"run: []", "2:6", "run: keys and values is wanted, here is a list", ""},
+	{"run:", "2:5", "run: keys and values is wanted, here is nothing", ""},
+	{"run: {args: --listen}", "2:13", `run.args: a list, as [one, two] is wanted, here is "--listen"`, ""},
+	{"run: {args: [a, {b: c}]}", "2:17", "run.args[1]: a single value is wanted, here is keys and values", ""},
+	{"run: {env: {A: null}}", "2:16", "run.env.A: a single value", ""},
+	{"run: {env: {A: [1]}}", "2:16", "run.env.A: a single value is wanted, here is a list", ""},
+	{"run: {instances: two}", "2:18", `a whole number is wanted, here is "two"`, ""},
+	{"run: {instances: \"2\"}", "2:18", "a whole number", ""},
+	{"run: {instances: 2.0}", "2:18", "a whole number", ""},
+	{"run: {instances: 010}", "2:18", "010 is an octal number to some readers", `write 10, or "010" if it is text`},
+	{"run: {env: {MODE: -0755}}", "2:19", "-0755 is an octal number", `write -755, or "-0755"`},
+	{"run: {env: {N: 00}}", "2:16", "00 is an octal number", `write 0, or "00"`},
+	{"run: {instances: 0}", "2:18", "0 is not between 1 and 200", ""},
+	{"run: {instances: 201}", "2:18", "201 is not between", ""},
+	{"build: {debug: yes}", "2:16", `true or false is wanted, here is "yes"`, ""},
+	{"build: {platforms: [linux/amd64, linux]}", "2:34", `"linux" is not GOOS/GOARCH`, ""},
+	{"run: {limits: {memory: 512}}", "2:24", "512 has no unit: write 512MiB", ""},
+	{"run: {limits: {memory: 1KiB}}", "2:24", "less than a Go program needs", ""},
+	{"run: {limits: {cpu: NaN}}", "2:21", `"NaN" is not a number of cores`, ""},
+	{"run: {limits: {files: 3}}", "2:15", "files must be at least 64", ""},
+	{"run: {startup_timeout: 30}", "2:24", "30 has no unit: write 30s", ""},
+	{"run: {startup_timeout: 0s}", "2:24", "must be above zero", ""},
+	{"run: {stop: {drain: -5s}}", "2:21", "-5s is negative", ""},
+	{"run: {stop: {signal: TREM}}", "2:22", `"TREM" is none of TERM`, `did you mean "TERM"?`},
+	{"run: {logs: {size: 0B}}", "2:20", "too little", ""},
+	{"run: {secrets: {A: hunter2}}", "2:20", "a reference, not a value", ""},
+	{"run: {secrets: {A: 'vault://x'}}", "2:20", "a reference, not a value", ""},
+	{"run: {env: {A: b}, secrets: {A: 'env://A'}}", "2:33", "stands under run.env, too", ""},
+	{"run: {env: {PORT: 1}}", "2:19", "run.env.PORT: is not a name", ""},
+	{"run: {env: {A B: 1}}", "2:18", "run.env.A B: is not a name", ""},
+	{"run: {args: ['{{.Prot}}']}", "2:14", "{{.Prot}} is not known", "did you mean {{.Port}}?"},
+	{"run: {args: [a, '{{oh}}']}", "2:18", "{{oh}} is not known", "known are {{.Port}}"},
+	{`run: {env: {A: "a\0b"}}`, "2:16", "a zero byte", ""},
+	{"run: {probes: {ready: {tcp: false}}}", "2:23", "exactly one of http, tcp, exec and grpc is wanted, here are 0", ""},
+	{"run: {probes: {live: {http: /x, grpc: ''}, startup: {}}}", "2:53", "run.probes.startup", ""},
+	{"run: {probes: {live: {http: healthz}}}", "2:29", "is not a path", ""},
+	{"run: {probes: {live: {http: /, failures: 0}}}", "2:22", "must be above zero", ""},
+	{"route: {hosts: [a.de, a..b]}", "2:23", `"a..b" is not a host name`, ""},
+	{"route: {listen: 8080}", "2:17", "is not an address", ""},
+	{"route: {listen: ':+80'}", "2:17", "is not an address", ""},
+	{"route: {listen: ':65536'}", "2:17", "is not an address", ""},
+	{"route: {tls: on}", "2:14", `"on" is none of off, auto`, ""},
+	{"release: {strategy: bluegreen}", "2:21", "none of recreate", `did you mean "blue-green"?`},
+	{"release: {steps: [5%, 5%]}", "2:23", "5% is not more than the step before", ""},
+	{"release: {steps: [5]}", "2:19", `"5" is not a share`, ""},
+	{"release: {steps: [NaN%]}", "2:19", `"NaN%" is not a share`, ""},
+	{"release: {surge: some}", "2:18", "neither a number of instances nor a share", ""},
+	{"release: {strategy: rolling, surge: 0, unavailable: 0%}", "2:10", "cannot move", "surge: 1"},
+	{"release: {keep: 0}", "2:17", "at least one", ""},
+	{"release: {gates: [{check: x, promql: y}]}", "2:19", "here are 2", ""},
+	{"release: {gates: [{check: x, else: rolback}]}", "2:36", "none of rollback", `did you mean "rollback"?`},
+	{"environments: {E: {}}", "2:19", "an environment's name", ""},
+	{"environments: {e: {run: {instances: 999}}, default: {run: {instances: 888}}}", "2:71", "888 is not between", ""},
+	{"<<: {run: {}}", "2:1", `no key "<<"`, ""},
+	{"run: {args: *x}", "2:13", "unknown anchor 'x'", ""},
+	{"run: {args: [a", "3:1", "this is no YAML", ""},
+	{"\trun: {}", "2:1", "this is no YAML", ""},
+	{"run: {env: {A: '\xff'}}", "2:17", "a byte 0xff", ""},
+	{"x: ü\x07", "2:5", "a byte 0x07", ""},
+	{"---\nb: c", "2:1", "a second document begins here", "remove the line `---`"},
+}
+
+func TestRefused(t *testing.T) {
+	for _, c := range refused {
+		t.Run(c.yaml, func(t *testing.T) {
+			_, err := Parse("f.yaml", []byte("service: a\n"+c.yaml+"\n"), "/srv", "")
+			checkError(t, err, "f.yaml:"+c.place, c.text, c.hint)
+		})
+	}
+}
+
+func checkError(t *testing.T, err error, place, text, hint string) {
+	t.Helper()
+	e, ok := errors.AsType[*fail.Error](err)
+	if !ok || e.Kind != fail.Usage {
+		t.Fatalf("%v (%T) is no usage error", err, err)
+	}
+	if e.Place != place || !strings.Contains(e.Err.Error(), text) || !strings.Contains(e.Hint, hint) {
+		t.Errorf("%s: %v (%s)\nwant %s: %s (%s)", e.Place, e.Err, e.Hint, place, text, hint)
+	}
+}
+
+func TestRefusedAsAWhole(t *testing.T) {
+	for _, c := range []struct{ yaml, env, place, text, hint string }{
+		{"", "", "f:1:1", "the file is empty", "service: NAME"},
+		{"\n# nothing\n", "", "f:1:1", "the file is empty", "service: NAME"},
+		{"- a", "", "f:1:1", "the file: keys and values is wanted, here is a list", ""},
+		{"# c\nrun: {}", "", "f:2:1", "service: is missing", "service: NAME"},
+		{"service: Shop", "", "f:1:10", `"Shop" is not a name`, ""},
+		{"service: " + strings.Repeat("a", 41), "", "f:1:10", "at most 40", ""},
+		{"service: a\nenvironments: {staging: {}}", "stagign", "f:2:15", `no environment "stagign"`, `did you mean "staging"?`},
+		{"service: a", "zzzzz", "f:1:1", `no environment "zzzzz"`, "the file has: default"},
+	} {
+		_, err := Parse("f", []byte(c.yaml), "/srv", c.env)
+		checkError(t, err, c.place, c.text, c.hint)
+	}
+}
+
+func TestLoad(t *testing.T) {
+	dir := t.TempDir()
+	_, err := Load(dir, "")
+	checkError(t, err, "", "there is no "+filepath.Join(dir, FileName), "fairlead init")
+	path := filepath.Join(dir, FileName)
+	if err := os.WriteFile(path, []byte("service: shop"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{dir, path} {
+		if s, err := Load(p, ""); err != nil || s.Dir != dir || s.Service != "shop" {
+			t.Errorf("%+v %v", s, err)
+		}
+	}
+	if err := os.Truncate(path, maxFile+1); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Load(dir, "")
+	checkError(t, err, "", "a spec has at most", "")
+}
+
+// TestBombs holds that a small file cannot become large: bounded in time and in memory.
+func TestBombs(t *testing.T) {
+	var laughs strings.Builder
+	laughs.WriteString("service: a\nenvironments:\n  e0: &e0 {run: {env: {A: b}}}\n")
+	for i := range 5000 {
+		fmt.Fprintf(&laughs, "  f%d: *e0\n", i)
+	}
+	list := "[" + strings.Repeat("x,", 10000) + "]"
+	for name, text := range map[string]string{
+		"aliases":        laughs.String(),
+		"a list, often":  "service: a\nrun: {args: &a " + list + "}\nenvironments:\n" + strings.Repeat("  e: {run: {args: *a}, build: {tags: *a, flags: *a}}\n", 1),
+		"a cycle":        "service: a\nrun: &r {probes: {ready: *r}}",
+		"a list in list": "service: a\nrun: {args: &a [*a, *a]}",
+		"nested aliases": "a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b]\nservice: *c",
+		"deep":           "service: " + strings.Repeat("[", 500000),
+		"deep in blocks": "service: " + strings.Repeat("- ", 500000),
+		"a long key":     strings.Repeat("x", 1<<20-10) + ": y",
+		"many keys":      "service: a\nrun:\n  env:\n" + strings.Repeat("    ? x\n", 100000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			start := time.Now()
+			_, err := Parse("f", []byte(text), "/srv", "")
+			took := time.Since(start)
+			runtime.ReadMemStats(&after)
+			if fail.KindOf(err) != fail.Usage {
+				t.Errorf("%.200v", err)
+			}
+			if mb := (after.TotalAlloc - before.TotalAlloc) >> 20; took > 3*time.Second || mb > 500 {
+				t.Errorf("took %s and %d MB", took, mb)
+			}
+		})
+	}
+}
+
+var position = regexp.MustCompile(`^f:(\d+):(\d+)$`)
+
+func FuzzParse(f *testing.F) {
+	f.Add("service: a\n" + example)
+	f.Add("service: a\nenvironments: {e: &e {run: {env: {A: 1}}}, default: *e}")
+	for _, c := range refused {
+		f.Add("service: a\n" + c.yaml)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := Parse("f", []byte(text), "/srv", "")
+		if err != nil {
+			e := fail.As(err)
+			m := position.FindStringSubmatch(e.Place)
+			if e.Kind != fail.Usage || m == nil {
+				t.Fatalf("%q gives %q at %q", text, err, e.Place)
+			}
+			// The parser reports a file that ends too soon at the line behind it; it also ends lines at NEL, LS and PS.
+			lines := 2 + len(regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]").FindAllString(text, -1))
+			if n, _ := strconv.Atoi(m[1]); n < 1 || n > lines {
+				t.Fatalf("%q gives line %d of %d: %v", text, n, lines, err)
+			}
+			return
+		}
+		b, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wire Spec
+		if err := json.Unmarshal(b, &wire); err != nil {
+			t.Fatalf("%q is resolved to %s: %v", text, b, err)
+		}
+		if again, err := json.Marshal(wire); err != nil || string(again) != string(b) {
+			t.Fatalf("%s\nis read back as\n%s (%v)", b, again, err)
+		}
+	})
+}
