@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -58,6 +57,16 @@ func (f *filler) fill(v reflect.Value) {
 	}
 }
 
+// diff shows two values that should be the same, "" when they are.
+func diff(want, got any) string {
+	if reflect.DeepEqual(want, got) {
+		return ""
+	}
+	w, _ := json.MarshalIndent(want, "", " ")
+	g, _ := json.MarshalIndent(got, "", " ")
+	return fmt.Sprintf("got %s\nwant %s\n", g, w)
+}
+
 // tree is v as the file would hold it: JSON is YAML.
 func tree(t *testing.T, v any) *yaml.Node {
 	t.Helper()
@@ -80,7 +89,7 @@ func TestEveryFieldIsRead(t *testing.T) {
 	if err := newDecoder().decode(tree(t, want), &got); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(want, got); d != "" {
+	if d := diff(want, got); d != "" {
 		t.Error(d)
 	}
 	var wire Spec
@@ -88,7 +97,7 @@ func TestEveryFieldIsRead(t *testing.T) {
 	if err == nil {
 		err = json.Unmarshal(b, &wire)
 	}
-	if d := cmp.Diff(want, wire); err != nil || d != "" {
+	if d := diff(want, wire); err != nil || d != "" {
 		t.Error("over the wire:", err, d)
 	}
 }
@@ -119,7 +128,7 @@ func TestEveryFieldIsOverlaid(t *testing.T) {
 			t.Fatal(err)
 		}
 		got.Environment = ""
-		if d := cmp.Diff(want, got); d != "" {
+		if d := diff(want, got); d != "" {
 			t.Error(env, d)
 		}
 	}
@@ -156,14 +165,14 @@ func TestDefaults(t *testing.T) {
 			Probes: Probes{Ready: &Probe{TCP: true, Interval: 2 * s, Timeout: s, Failures: 3, Successes: 1}}},
 		Route:   Route{TLS: "off", Mode: "proxy"},
 		Release: Release{Strategy: "blue-green", Watch: 2 * s, Keep: 5, Surge: Amount{N: 1, Set: true}}}
-	if d := cmp.Diff(want, parse(t, "service: shop", "")); d != "" {
+	if d := diff(want, parse(t, "service: shop", "")); d != "" {
 		t.Error(d)
 	}
 	got := parse(t, "service: shop\nrun: {probes: {startup: {exec: [x]}, live: {grpc: ''}}}", "").Run.Probes
 	empty := ""
 	probes := Probes{Startup: &Probe{Exec: []string{"x"}, Interval: s, Timeout: s, Failures: 3, Successes: 1}, Ready: want.Run.Probes.Ready,
 		Live: &Probe{GRPC: &empty, Interval: 10 * s, Timeout: 5 * s, Failures: 3, Successes: 1}}
-	if d := cmp.Diff(probes, got); d != "" {
+	if d := diff(probes, got); d != "" {
 		t.Error(d)
 	}
 }
@@ -203,7 +212,7 @@ environments:
 		{"copy", "copy", 2, []string{"c"}, map[string]string{"A": "1", "B": "3", "C": "4"}},
 	} {
 		s := parse(t, text, c.env)
-		if s.Environment != c.name || s.Run.Instances != c.instances || cmp.Diff(c.args, s.Run.Args)+cmp.Diff(c.vars, s.Run.Env) != "" {
+		if s.Environment != c.name || s.Run.Instances != c.instances || diff(c.args, s.Run.Args)+diff(c.vars, s.Run.Env) != "" {
 			t.Errorf("%q: %s %+v", c.env, s.Environment, s.Run)
 		}
 	}

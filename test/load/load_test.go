@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -214,6 +216,53 @@ func TestReceiptEqualsTheLoad(t *testing.T) {
 	if receipt.Failed == 0 || receipt.Failed > uint64(bad) || receipt.Undelivered != 0 {
 		t.Fatalf("%d were answered with an error, the receipt says %d (%d undelivered)", bad, receipt.Failed, receipt.Undelivered)
 	}
+}
+
+// With warm, the old instances stay up without traffic: going back uses the very same processes, and when the time is
+// over they are stopped.
+func TestWarmInstancesAreGoneBackTo(t *testing.T) {
+	m := rig.NewMachine(t)
+	dir := filepath.Join(t.TempDir(), "app")
+	if err := os.CopyFS(dir, os.DirFS(app(t))); err != nil {
+		t.Fatal(err)
+	}
+	spec := func(warm string) {
+		text := "service: app\nrun: {instances: 2}\nrelease: {watch: 100ms, warm: " + warm + "}\n"
+		if err := os.WriteFile(filepath.Join(dir, "fairlead.yaml"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spec("10m")
+	m.Up(t, dir)
+	first := processes(status(t, m), 1)
+	m.Up(t, dir)
+	if s := status(t, m); len(first) != 2 || !maps.Equal(first, processes(s, 1)) || s.Weights[1] != 0 || s.Weights[2] != 100 {
+		t.Fatalf("the old release is not kept warm: %+v", s)
+	}
+	second := processes(status(t, m), 2)
+	if r := m.Move(t, "rollback", "--service", "app"); r.Took > 5*time.Second {
+		t.Logf("going back took %s", r.Took)
+	}
+	if s := status(t, m); !maps.Equal(first, processes(s, 1)) || s.Weights[1] != 100 || !maps.Equal(second, processes(s, 2)) {
+		t.Fatalf("not the same processes: %v, %+v", first, s)
+	}
+	spec("1s")
+	m.Up(t, dir)
+	eventually(t, "what was warm is stopped", func() bool {
+		s := status(t, m)
+		return s.Current == 3 && len(processes(s, 1))+len(processes(s, 2)) == 0 && len(processes(s, 3)) == 2
+	})
+}
+
+// processes returns a release's process numbers by instance.
+func processes(s api.Service, release int) map[int]int {
+	out := map[int]int{}
+	for _, i := range s.Instances {
+		if i.Release == release {
+			out[i.Number] = i.Process.PID
+		}
+	}
+	return out
 }
 
 func ask(t *testing.T, addr, path string, want int) int {
