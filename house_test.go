@@ -40,6 +40,7 @@ var ranks = map[string]int{
 	"internal/rpc":                 1,
 	"internal/proc":                1,
 	"internal/home":                0,
+	"internal/wait":                0,
 	"internal/fail":                0,
 }
 

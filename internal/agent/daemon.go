@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/keeper"
 	"github.com/fairlead-dev/fairlead/internal/logs"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
+	"github.com/fairlead-dev/fairlead/internal/wait"
 )
 
 // Daemon is what one of the machine's three processes runs with.
@@ -149,14 +150,12 @@ func answers(ctx context.Context, c *api.Client, d home.Dirs) error {
 		if err == nil {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if wait.For(ctx, 10*time.Millisecond) != nil {
 			e := fail.New(fail.Unavailable, "start the agent", "it does not answer: %w", err).Hinted("its own log is %s", d.DaemonLog(home.Agent))
 			for _, role := range home.Roles {
 				e.Lines = append(e.Lines, lastLines(d.DaemonLog(role), 5)...)
 			}
 			return e
-		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }
@@ -217,16 +216,7 @@ func ReplaceEdge(ctx context.Context, d home.Dirs) error {
 func waitFor(ctx context.Context, f func() bool) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startWait, errors.New("the new process did not start"))
 	defer cancel()
-	t := time.NewTicker(10 * time.Millisecond)
-	defer t.Stop()
-	for !f() {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-t.C:
-		}
-	}
-	return nil
+	return wait.Until(ctx, 10*time.Millisecond, f)
 }
 
 // Unit is the systemd unit that brings the machine's processes back after a reboot; system says for root, otherwise for

@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/keeper"
 	"github.com/fairlead-dev/fairlead/internal/proc"
+	"github.com/fairlead-dev/fairlead/internal/wait"
 )
 
 // edgeGrace is how long an edge that is being stopped serves what is under way.
@@ -72,14 +73,7 @@ func end(ctx context.Context, d home.Dirs, role string, pid int) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	for id.Alive() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-	return nil
+	return wait.Until(ctx, 10*time.Millisecond, func() bool { return !id.Alive() })
 }
 
 func lastLines(path string, n int) []string {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/home"
+	"github.com/fairlead-dev/fairlead/internal/wait"
 )
 
 // lockEnv tells a child which inherited file is its lock.
@@ -109,7 +110,7 @@ func Watch(ctx context.Context, d home.Dirs, role string, log *slog.Logger) {
 			if f != nil {
 				f.Close()
 			}
-			if !pause(ctx, time.Second) {
+			if wait.For(ctx, time.Second) != nil {
 				return
 			}
 			continue
@@ -120,7 +121,7 @@ func Watch(ctx context.Context, d home.Dirs, role string, log *slog.Logger) {
 		}
 		if err := revive(ctx, d, role, f); err != nil {
 			log.Error("cannot start", "role", role, "error", err)
-			pause(ctx, time.Second)
+			wait.For(ctx, time.Second) // the loop looks at ctx
 		} else {
 			log.Warn("started again after it died", "role", role)
 		}
@@ -137,8 +138,10 @@ func revive(ctx context.Context, d home.Dirs, role string, f *os.File) error {
 	} else {
 		s.Fails = 0
 	}
-	if s.Fails > 1 && !pause(ctx, min(firstDelay<<min(s.Fails, 10), maxDelay)) {
-		return ctx.Err()
+	if s.Fails > 1 {
+		if err := wait.For(ctx, min(firstDelay<<min(s.Fails, 10), maxDelay)); err != nil {
+			return err
+		}
 	}
 	if err := write(f, s); err != nil {
 		return err
@@ -250,15 +253,4 @@ func write(f *os.File, s status) error {
 	}
 	_, err = f.WriteAt(b, 0)
 	return err
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/release"
+	"github.com/fairlead-dev/fairlead/internal/wait"
 )
 
 // Target is a place that runs the releases of one service in one environment.
@@ -164,7 +165,7 @@ func (e *Engine) watch(ctx context.Context, p Plan, d time.Duration) error {
 		if left <= 0 {
 			return nil
 		}
-		if err := sleep(ctx, min(left, checkEvery)); err != nil {
+		if err := wait.For(ctx, min(left, checkEvery)); err != nil {
 			return err
 		}
 	}
@@ -266,19 +267,8 @@ func retry(ctx context.Context, f func() error) error {
 		if err == nil {
 			return nil
 		}
-		if sleep(ctx, d) != nil {
+		if wait.For(ctx, d) != nil {
 			return err
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
 	}
 }

@@ -56,7 +56,7 @@ var refused = []struct{ yaml, place, text, hint string }{
 	{"run: {env: {PORT: 1}}", "2:19", "run.env.PORT: is not a name", ""},
 	{"run: {env: {A B: 1}}", "2:18", "run.env.A B: is not a name", ""},
 	{"run: {args: ['{{.Prot}}']}", "2:14", "{{.Prot}} is not known", "did you mean {{.Port}}?"},
-	{"run: {args: [a, '{{oh}}']}", "2:18", "{{oh}} is not known", "known are {{.Port}}"},
+	{"run: {args: [a, '{{oh}}']}", "2:17", "{{oh}} is not known", "known are {{.Port}}"},
 	{`run: {env: {A: "a\0b"}}`, "2:16", "a zero byte", ""},
 	{"run: {probes: {ready: {tcp: false}}}", "2:23", "exactly one of http, tcp, exec and grpc is wanted, here are 0", ""},
 	{"run: {probes: {live: {http: /x, grpc: ''}, startup: {}}}", "2:53", "run.probes.startup", ""},
@@ -112,7 +112,7 @@ func TestRefusedAsAWhole(t *testing.T) {
 		{"", "", "f:1:1", "the file is empty", "service: NAME"},
 		{"\n# nothing\n", "", "f:1:1", "the file is empty", "service: NAME"},
 		{"- a", "", "f:1:1", "the file: keys and values is wanted, here is a list", ""},
-		{"# c\nrun: {}", "", "f:2:1", "service: is missing", "service: NAME"},
+		{"# c\nrun: {}", "", "f:1:1", "service: is missing", "service: NAME"},
 		{"service: Shop", "", "f:1:10", `"Shop" is not a name`, ""},
 		{"service: " + strings.Repeat("a", 41), "", "f:1:10", "at most 40", ""},
 		{"service: a\nenvironments: {staging: {}}", "stagign", "f:2:15", `no environment "stagign"`, `did you mean "staging"?`},
@@ -153,7 +153,7 @@ func TestBombs(t *testing.T) {
 	list := "[" + strings.Repeat("x,", 10000) + "]"
 	for name, text := range map[string]string{
 		"aliases":        laughs.String(),
-		"a list, often":  "service: a\nrun: {args: &a " + list + "}\nenvironments:\n" + strings.Repeat("  e: {run: {args: *a}, build: {tags: *a, flags: *a}}\n", 1),
+		"a list, often":  "service: a\nrun: {args: &a " + list + "}\nenvironments:\n" + "  e: {run: {args: *a}, build: {tags: *a, flags: *a}}\n",
 		"a cycle":        "service: a\nrun: &r {probes: {ready: *r}}",
 		"a list in list": "service: a\nrun: {args: &a [*a, *a]}",
 		"nested aliases": "a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b]\nservice: *c",

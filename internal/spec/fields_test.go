@@ -15,8 +15,11 @@ type filler struct{ n int }
 func (f *filler) fill(v reflect.Value) {
 	f.n++
 	switch p := v.Addr().Interface().(type) {
-	case *Duration, *Bytes, *CPU, *Percent:
+	case *Duration, *Bytes, *CPU:
 		v.SetInt(int64(f.n) * 1000)
+		return
+	case *Percent:
+		v.SetInt(int64(f.n) * 10)
 		return
 	case *Amount:
 		*p = Amount{N: f.n, Set: true}

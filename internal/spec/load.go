@@ -150,7 +150,7 @@ func nearest(s string, candidates []string) string {
 		if len(s)-len(c) >= dist {
 			continue // no need to look, however long s is
 		}
-		if d := distance(strings.ToLower(s), c); d < dist {
+		if d := distance(strings.ToLower(s), strings.ToLower(c)); d < dist {
 			best, dist = c, d
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/spec"
+	"github.com/fairlead-dev/fairlead/internal/wait"
 )
 
 type probeKind int
@@ -68,7 +69,7 @@ func (q *prober) run(ctx context.Context) {
 
 // untilFirst asks until the answer is yes once; false when ctx was done before.
 func (q *prober) untilFirst(ctx context.Context, p spec.Probe, kind probeKind) bool {
-	if !wait(ctx, p.Delay.D()) {
+	if wait.For(ctx, p.Delay.D()) != nil {
 		return false
 	}
 	for d := firstQuestion; ; d = min(2*d, p.Interval.D()) {
@@ -79,7 +80,7 @@ func (q *prober) untilFirst(ctx context.Context, p spec.Probe, kind probeKind) b
 		if err == nil {
 			return true
 		}
-		if !wait(ctx, d) {
+		if wait.For(ctx, d) != nil {
 			return false
 		}
 	}
@@ -87,7 +88,7 @@ func (q *prober) untilFirst(ctx context.Context, p spec.Probe, kind probeKind) b
 
 // loop asks at the probe's interval and tells when its threshold is reached.
 func (q *prober) loop(ctx context.Context, p spec.Probe, kind probeKind) {
-	if kind == liveProbe && !wait(ctx, p.Delay.D()) {
+	if kind == liveProbe && wait.For(ctx, p.Delay.D()) != nil {
 		return
 	}
 	bad, good := 0, 0
@@ -103,7 +104,7 @@ func (q *prober) loop(ctx context.Context, p spec.Probe, kind probeKind) {
 				return
 			}
 		}
-		if !wait(ctx, p.Interval.D()) {
+		if wait.For(ctx, p.Interval.D()) != nil {
 			return
 		}
 	}
@@ -115,17 +116,6 @@ func (q *prober) tell(ctx context.Context, a answer) bool {
 		return true
 	case <-ctx.Done():
 		return false
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }
 

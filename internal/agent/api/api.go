@@ -19,6 +19,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/rpc"
 	"github.com/fairlead-dev/fairlead/internal/spec"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
+	"github.com/fairlead-dev/fairlead/internal/wait"
 )
 
 // Protocol is raised when an older client or agent would misunderstand the other.
@@ -253,12 +254,9 @@ func (c *Client) Follow(ctx context.Context, id int64, sink event.Sink) (End, er
 			return End{}, err
 		}
 		if end == nil {
-			t := time.NewTimer(100 * time.Millisecond)
-			select {
-			case <-ctx.Done():
-			case <-t.C:
+			if err := wait.For(ctx, 100*time.Millisecond); err != nil {
+				return End{}, err
 			}
-			t.Stop()
 		}
 	}
 	return *end, nil

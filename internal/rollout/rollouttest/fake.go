@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/internal/release"
 	"github.com/fairlead-dev/fairlead/internal/rollout"
+	"github.com/fairlead-dev/fairlead/internal/wait"
 )
 
 // When says at which moment of a call the injected thing happens.
@@ -112,8 +113,10 @@ func (f *Fake) Scale(ctx context.Context, id release.ID, n int) error {
 		}
 		for f.ready[id] != goal {
 			if f.ready[id] < goal {
-				if !half && !sleep(ctx, f.Start) {
-					return context.Cause(ctx)
+				if !half {
+					if err := wait.For(ctx, f.Start); err != nil {
+						return err
+					}
 				}
 				f.ready[id]++
 			} else {
@@ -213,15 +216,4 @@ func (f *Fake) End(ctx context.Context, o rollout.Outcome, _ error) error {
 		}
 		return nil
 	})
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

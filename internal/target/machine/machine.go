@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
+	"github.com/fairlead-dev/fairlead/internal/wait"
 )
 
 // Machine keeps the edge's table in step with what the supervisor says is ready. Make it with [New], then Run it.
@@ -51,8 +52,8 @@ func (m *Machine) Run(ctx context.Context) {
 		}
 		if err != nil && ctx.Err() == nil {
 			m.log.Info("following the supervisor", "error", err)
-			rev = 0 // ask for everything again, and let the edge have it
-			pause(ctx, 50*time.Millisecond)
+			rev = 0                            // ask for everything again, and let the edge have it
+			wait.For(ctx, 50*time.Millisecond) // the loop looks at ctx
 		}
 	}
 }
@@ -174,8 +175,8 @@ func patiently(ctx context.Context, f func() error) error {
 		if fail.KindOf(err) != fail.Unavailable || time.Now().After(end) {
 			return err
 		}
-		if pause(ctx, 20*time.Millisecond); ctx.Err() != nil {
-			return context.Cause(ctx)
+		if err := wait.For(ctx, 20*time.Millisecond); err != nil {
+			return err
 		}
 	}
 }
@@ -230,14 +231,5 @@ func (m *Machine) await(ctx context.Context, f func() (bool, error)) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
 	}
 }

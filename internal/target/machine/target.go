@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/rollout"
 	"github.com/fairlead-dev/fairlead/internal/spec"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
+	"github.com/fairlead-dev/fairlead/internal/wait"
 )
 
 // Target is one service in one environment on a machine. It implements [rollout.Target].
@@ -182,8 +183,8 @@ func (t *Target) drain(ctx context.Context, id release.ID, n int, limit time.Dur
 	deadline := time.Now().Add(limit)
 	for _, i := range leaving {
 		for m.stats.Open(t.service, t.env, int(id), i.Number) > 0 && time.Now().Before(deadline) {
-			if pause(ctx, 5*time.Millisecond); ctx.Err() != nil {
-				return context.Cause(ctx)
+			if err := wait.For(ctx, 5*time.Millisecond); err != nil {
+				return err
 			}
 		}
 	}
