@@ -161,7 +161,8 @@ func (a *Agent) move(r *http.Request, f func(context.Context, api.Move) error) (
 		return nil, err
 	}
 	if a.busy(m.Service, m.Environment) {
-		return nil, fail.New(fail.Busy, "", "a rollout of %s is under way", m.Service).Hinted("wait for it: `fairlead status %s`", m.Service)
+		return nil, fail.New(fail.Busy, "", "a rollout of %s is under way", m.Service).
+			Hinted("wait for it (`fairlead status %s`), or make it go back: `fairlead abort %s`", m.Service, m.Service)
 	}
 	return struct{}{}, f(r.Context(), m)
 }

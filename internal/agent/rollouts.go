@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/spec"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
 	"github.com/fairlead-dev/fairlead/internal/target/machine"
+	"github.com/fairlead-dev/fairlead/internal/wait"
 )
 
 // The kinds of rollouts.
@@ -180,13 +182,14 @@ func (a *Agent) begin(ctx context.Context, i intent) (int64, error) {
 	d := journal.Draft{Kind: i.kind, Plan: p, Listen: i.listen, Holder: i.by, Baseline: a.baseline(p)}
 	if i.fresh {
 		d.Release = &i.release
-		if err := a.keepSecrets(i); err != nil {
-			return 0, err
-		}
 	}
 	r, err := a.journal.Begin(ctx, d)
 	if err != nil {
 		return 0, err
+	}
+	// Only now: who was refused the lease must leave nothing that the next release of this number would find.
+	if err := a.keepSecrets(i); err != nil {
+		return 0, errors.Join(err, r.End(ctx, rollout.Failed, err))
 	}
 	base, err := json.Marshal(d.Baseline)
 	if err != nil {
@@ -201,7 +204,7 @@ func (a *Agent) begin(ctx context.Context, i intent) (int64, error) {
 
 // keepSecrets writes a new release's secrets where only the agent's user reads them. They are in no database.
 func (a *Agent) keepSecrets(i intent) error {
-	if len(i.secrets) == 0 {
+	if !i.fresh || len(i.secrets) == 0 {
 		return nil
 	}
 	f := machine.SecretsPath(a.dirs, i.release.Service, i.release.Environment, i.release.ID)
@@ -245,8 +248,9 @@ func (a *Agent) drive(ctx context.Context, r *run, ro journal.Rollout, rel relea
 		receipt = a.receipt(ro, o, listen)
 		return receipt
 	}
+	late := &insistent{Running: j}
 	e := rollout.Engine{
-		Target: a.target(p.Service, p.Environment, listen), Journal: j, Events: emit,
+		Target: a.target(p.Service, p.Environment, listen), Journal: late, Events: emit,
 		Gates: []rollout.Gate{a.healthy(p)},
 	}
 	if err := a.cooled(ctx, p); err != nil {
@@ -263,7 +267,32 @@ func (a *Agent) drive(ctx context.Context, r *run, ro journal.Rollout, rel relea
 			a.prune(p.Service, p.Environment, s.Release.Keep)
 		}
 	}
+	defer late.insist(a.ctx)
 	emit(event.Event{Time: time.Now(), Type: api.EventEnd, Level: event.Info, Service: p.Service, Release: int(p.New), Data: end})
+}
+
+// insistent is a journal whose last word is noted later when it cannot be noted now: a full disk changes nothing about how
+// the rollout ended. Should the agent die before, the next one resumes the rollout and finds everything as it shall be.
+type insistent struct {
+	*journal.Running
+	pending func(context.Context) error
+}
+
+// End implements [rollout.Journal].
+func (j *insistent) End(ctx context.Context, o rollout.Outcome, cause error) error {
+	if j.Running.End(ctx, o, cause) != nil {
+		j.pending = func(ctx context.Context) error { return j.Running.End(ctx, o, cause) }
+	}
+	return nil
+}
+
+// insist notes what is pending; until then the rollout counts as under way.
+func (j *insistent) insist(ctx context.Context) {
+	for j.pending != nil && j.pending(ctx) != nil {
+		if wait.For(ctx, time.Second) != nil {
+			return
+		}
+	}
 }
 
 // cooled stops an older release that was kept warm, unless the rollout is about it.

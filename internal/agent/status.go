@@ -60,11 +60,11 @@ func (a *Agent) status(ctx context.Context, service, env string) (api.Status, er
 		st.Services = append(st.Services, s)
 	}
 	if service != "" && len(st.Services) == 0 {
-		_, err := a.journal.Environment(ctx, service, env)
-		if err == nil {
-			err = fail.New(fail.NotFound, "", "there is no service %q here", service)
+		if env != "" {
+			_, err := a.journal.Environment(ctx, service, env)
+			return st, err
 		}
-		return st, err
+		return st, fail.New(fail.NotFound, "", "there is no service %q here", service).Hinted("run `fairlead status` for what there is")
 	}
 	return st, nil
 }

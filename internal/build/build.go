@@ -48,10 +48,7 @@ func Run(ctx context.Context, p Params, sink event.Sink) (Result, error) {
 	if p.Go == "" {
 		p.Go = "go"
 	}
-	goos, goarch := runtime.GOOS, runtime.GOARCH
-	if p.Platform != "" {
-		goos, goarch, _ = strings.Cut(p.Platform, "/")
-	}
+	goos, goarch := p.platform()
 	main, err := Main(ctx, p)
 	if err != nil {
 		return Result{}, err
@@ -65,7 +62,7 @@ func Run(ctx context.Context, p Params, sink event.Sink) (Result, error) {
 	sink.Send(event.Event{Type: "build", Text: fmt.Sprintf("build %s for %s/%s", main.ImportPath, goos, goarch)})
 	args := p.args(main, src, out)
 	cmd := exec.CommandContext(ctx, p.Go, args...)
-	cmd.Dir, cmd.Env = p.Dir, p.env(goos, goarch)
+	cmd.Dir, cmd.Env = p.Dir, p.env()
 	if err := compile(ctx, cmd, p.packages(ctx, main), main.ImportPath, sink); err != nil {
 		return Result{}, err
 	}
@@ -141,7 +138,17 @@ func quoteFlag(s string) string {
 	return s
 }
 
-func (p Params) env(goos, goarch string) []string {
+func (p Params) platform() (goos, goarch string) {
+	if p.Platform == "" {
+		return runtime.GOOS, runtime.GOARCH
+	}
+	goos, goarch, _ = strings.Cut(p.Platform, "/")
+	return goos, goarch
+}
+
+// env is the environment of every go command: the packages are listed as they are for the platform that is built for.
+func (p Params) env() []string {
+	goos, goarch := p.platform()
 	cgo := "0"
 	if p.Build.Cgo {
 		cgo = "1"
@@ -162,7 +169,7 @@ func (p Params) env(goos, goarch string) []string {
 func (p Params) packages(ctx context.Context, main Package) map[string]bool {
 	args := append([]string{"list", "-deps"}, p.listFlags()...)
 	cmd := exec.CommandContext(ctx, p.Go, append(args, main.ImportPath)...)
-	cmd.Dir, cmd.Env = p.Dir, p.env(runtime.GOOS, runtime.GOARCH)
+	cmd.Dir, cmd.Env = p.Dir, p.env()
 	b, err := cmd.Output()
 	if err != nil {
 		return nil // go build will say what is wrong
@@ -196,10 +203,7 @@ func compile(ctx context.Context, cmd *exec.Cmd, all map[string]bool, name strin
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout
 	if err := cmd.Start(); err != nil {
-		if errors.Is(err, exec.ErrNotFound) {
-			return fail.New(fail.Preflight, "build "+name, "there is no go command on PATH").Hinted("install Go, or add its bin folder to PATH")
-		}
-		return err
+		return goError(ctx, cmd, err)
 	}
 	var lines []string
 	done := int64(0)
@@ -226,9 +230,27 @@ func compile(ctx context.Context, cmd *exec.Cmd, all map[string]bool, name strin
 		return context.Cause(ctx)
 	}
 	e := fail.New(fail.Build, "", "%s does not compile", name)
-	e.Lines = append(lines, strings.Split(strings.TrimSpace(stdout.String()), "\n")...)
+	e.Lines = append(lines, splitLines(stdout.String())...)
 	e.Hint = buildHint(e.Lines)
 	return e
+}
+
+// goError says why a go command could not do its work, where that is not for what it was given.
+func goError(ctx context.Context, cmd *exec.Cmd, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, exec.ErrNotFound):
+		return fail.New(fail.Preflight, "", "there is no `%s` command on PATH", cmd.Args[0]).Hinted("install Go, or add its bin folder to PATH")
+	}
+	return err
+}
+
+func splitLines(text string) []string {
+	if text = strings.TrimSpace(text); text == "" {
+		return nil
+	}
+	return strings.Split(text, "\n")
 }
 
 // buildHint knows the complaints that have one answer.
@@ -273,12 +295,15 @@ func MainPackages(ctx context.Context, p Params, pattern string) ([]Package, err
 		p.Go = "go"
 	}
 	cmd := exec.CommandContext(ctx, p.Go, append(append([]string{"list", "-e", "-json=ImportPath,Dir,Name,GoFiles,Module,Error"}, p.listFlags()...), pattern)...)
-	cmd.Dir, cmd.Env = p.Dir, p.env(runtime.GOOS, runtime.GOARCH)
+	cmd.Dir, cmd.Env = p.Dir, p.env()
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	b, err := cmd.Output()
+	if _, ran := errors.AsType[*exec.ExitError](err); err != nil && (!ran || ctx.Err() != nil) {
+		return nil, goError(ctx, cmd, err)
+	}
 	if err != nil {
-		lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
+		lines := splitLines(stderr.String())
 		return nil, fail.New(fail.Build, "", "the packages in %s cannot be listed: %w", p.Dir, err).WithLines(lines).Hinted("%s", buildHint(lines))
 	}
 	var out []Package

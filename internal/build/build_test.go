@@ -201,7 +201,7 @@ func TestNoGoCommand(t *testing.T) {
 	p := module(t, map[string]string{"main.go": small})
 	p.Go = "no-such-go"
 	e := refused(t, p, fail.Preflight)
-	contains(t, e.Error(), "no-such-go")
+	contains(t, e.Error(), "there is no `no-such-go` command")
 	contains(t, e.Hint, "PATH")
 }
 

@@ -55,6 +55,9 @@ func (a *app) adopt(ctx context.Context, dir string) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fail.New(fail.Usage, "", "%s is there already", path).Hinted("run `fairlead check`, or remove the file first")
 	}
+	if mod, err := exec.CommandContext(ctx, "go", "-C", dir, "env", "GOMOD").Output(); err == nil && strings.TrimSpace(string(mod)) == os.DevNull {
+		return fail.New(fail.Usage, "", "%s is not in a Go module", dir).Hinted("run `go mod init NAME` there, or make a new service: `fairlead init --new NAME`")
+	}
 	mains, err := build.MainPackages(ctx, build.Params{Dir: dir}, "./...")
 	if err != nil {
 		return err

@@ -31,7 +31,7 @@ func (a *app) logsCmd() *cobra.Command {
 			}
 			q.Service, q.Environment = m.Service, m.Environment
 			if q.Level != "" && !slices.Contains(logs.Levels, q.Level) {
-				return fail.New(fail.Usage, "", "--level: %q is none of %s", q.Level, strings.Join(logs.Levels, ", "))
+				return fail.New(fail.Usage, "", "--level: %q is none of %s", q.Level, strings.Join(logs.Levels, ", ")).Hinted("write --level warn")
 			}
 			if q.Since, err = parseSince(since, time.Now()); err != nil {
 				return err
@@ -88,12 +88,12 @@ func recordLine(r logs.Record, s styles) string {
 		level = s.dim(level)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s %s %s", s.dim(r.Time.Local().Format("2006-01-02 15:04:05.000")), level, s.dim(fmt.Sprintf("%d.%d", r.Release, r.Instance)), r.Message)
+	fmt.Fprintf(&b, "%s %s %s %s", s.dim(r.Time.Local().Format("2006-01-02 15:04:05.000")), level, s.dim(fmt.Sprintf("%d.%d", r.Release, r.Instance)), printable(r.Message))
 	for _, f := range r.Fields {
-		fmt.Fprintf(&b, " %s=%s", s.dim(f.Key), strings.Trim(string(f.Value), `"`))
+		fmt.Fprintf(&b, " %s=%s", s.dim(printable(f.Key)), printable(strings.Trim(string(f.Value), `"`)))
 	}
 	if r.TraceID != "" {
-		fmt.Fprintf(&b, " %s=%s", s.dim("trace_id"), r.TraceID)
+		fmt.Fprintf(&b, " %s=%s", s.dim("trace_id"), printable(r.TraceID))
 	}
 	return b.String()
 }

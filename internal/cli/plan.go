@@ -11,7 +11,8 @@ func (a *app) planCmd() *cobra.Command {
 	return a.withEnv(&cobra.Command{
 		Use:   "plan [FOLDER]",
 		Short: "Say what up would do, step by step, and do nothing",
-		Long: "plan checks and builds as up does and asks the machine which steps a rollout would have. Nothing that serves is changed.\n" +
+		Long: "plan checks and builds as up does and asks the machine which steps a rollout would have. Nothing that serves is changed;\n" +
+			"fairlead's own processes are started when they do not run.\n" +
 			exitCodes,
 		Example: "  fairlead plan\n  fairlead plan --env staging --json",
 		Args:    cobra.MaximumNArgs(1),

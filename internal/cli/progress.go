@@ -11,6 +11,7 @@ import (
 
 	"charm.land/lipgloss/v2"
 	"github.com/mattn/go-isatty"
+	"golang.org/x/term"
 
 	"github.com/fairlead-dev/fairlead/internal/event"
 )
@@ -84,11 +85,47 @@ func (p *progress) animate() {
 			if p.done > 0 {
 				text += fmt.Sprintf(" (%d packages)", p.done)
 			}
-			fmt.Fprintf(p.w, "\r\x1b[2K%s %s %s", p.style.good(spinner[i%len(spinner)]), text, p.style.dim(time.Since(p.since).Round(100*time.Millisecond).String()))
+			took := time.Since(p.since).Round(100 * time.Millisecond).String()
+			// A line that wraps cannot be erased.
+			if room := p.width() - len(took) - 4; len([]rune(text)) > room {
+				text = string([]rune(text)[:max(room, 0)])
+			}
+			fmt.Fprintf(p.w, "\r\x1b[2K%s %s %s", p.style.good(spinner[i%len(spinner)]), text, p.style.dim(took))
 			p.drawn = true
 		}
 		p.mu.Unlock()
 	}
+}
+
+// width is how many characters the terminal has in a line now.
+func (p *progress) width() int {
+	if f, ok := p.w.(*os.File); ok {
+		if w, _, err := term.GetSize(int(f.Fd())); err == nil {
+			return w
+		}
+	}
+	return 80
+}
+
+// printable makes text safe for a terminal: a log line or an error must not be able to drive it.
+func printable(s string) string {
+	if !strings.ContainsFunc(s, control) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if control(r) {
+			fmt.Fprintf(&b, `\x%02x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// control reports what a terminal obeys rather than shows (C0 without tab and line feed, DEL, and C1 of ECMA-48).
+func control(r rune) bool {
+	return r < ' ' && r != '\t' && r != '\n' || r >= 0x7f && r <= 0x9f
 }
 
 // close ends what was under way and leaves the screen clean.
@@ -123,12 +160,12 @@ func (p *progress) event(e event.Event) {
 		p.done = e.Done
 		return
 	case "preflight":
-		if e.Level != event.Info {
-			p.line(e.Level, e.Text)
+		if e.Level == event.Warn {
+			p.line(e.Level, e.Text) // errors are what the command ends with
 		}
 		return
 	}
-	p.finish(true)
+	p.finish(e.Type != "undo" && e.Type != "interrupt")
 	switch {
 	case e.Type == "step":
 		p.begin(fmt.Sprintf("%d/%d %s", e.Step, e.Steps, e.Text))

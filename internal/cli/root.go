@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -53,6 +54,7 @@ func Main(ctx context.Context, args []string, env Env) int {
 		return fail.ExitDone
 	}
 	if a.usage {
+		a.json = slices.Contains(args, "--json") // the flags may not have been read so far
 		err = &fail.Error{Kind: fail.Usage, Err: err, Hint: "run `fairlead --help`, or `fairlead COMMAND --help`"}
 	}
 	if ctx.Err() != nil {
@@ -93,7 +95,7 @@ func (a *app) root() *cobra.Command {
 	root.AddGroup(&cobra.Group{ID: "deploy", Title: "Deploy:"}, &cobra.Group{ID: "look", Title: "Look:"},
 		&cobra.Group{ID: "spec", Title: "The spec:"}, &cobra.Group{ID: "machine", Title: "The machine:"})
 	for group, cmds := range map[string][]*cobra.Command{
-		"deploy":  {a.upCmd(), a.planCmd(), a.rollbackCmd(), a.restartCmd(), a.stopCmd(), a.rmCmd()},
+		"deploy":  {a.upCmd(), a.planCmd(), a.rollbackCmd(), a.restartCmd(), a.abortCmd(), a.stopCmd(), a.rmCmd()},
 		"look":    {a.statusCmd(), a.historyCmd(), a.logsCmd(), a.metricsCmd()},
 		"spec":    {a.initCmd(), a.checkCmd(), a.configCmd(), a.schemaCmd()},
 		"machine": {a.agentCmd(), a.daemonCmd()},
@@ -191,10 +193,10 @@ func (a *app) printError(err error) {
 	if f.Err != nil && f.Op == "" && f.Place == "" {
 		text = f.Err.Error()
 	}
-	fmt.Fprintln(a.Stderr, s.bad("error: ")+strings.TrimSpace(text))
+	fmt.Fprintln(a.Stderr, s.bad("error: ")+printable(strings.TrimSpace(text)))
 	for _, l := range f.Lines {
 		for part := range strings.Lines(l) {
-			fmt.Fprintln(a.Stderr, s.dim("  | ")+strings.TrimRight(part, "\n"))
+			fmt.Fprintln(a.Stderr, s.dim("  | ")+printable(strings.TrimRight(part, "\n")))
 		}
 	}
 	if f.Hint != "" {

@@ -44,6 +44,10 @@ func (d Deploy) Up(ctx context.Context) (*api.Receipt, error) {
 	if err != nil {
 		return nil, err
 	}
+	secrets, err := readSecrets(s, d.Getenv)
+	if err != nil {
+		return nil, err
+	}
 	if err := d.preflight(ctx, s); err != nil {
 		return nil, err
 	}
@@ -51,10 +55,7 @@ func (d Deploy) Up(ctx context.Context) (*api.Receipt, error) {
 	if err != nil {
 		return nil, err
 	}
-	draft, err := d.draft(s, built)
-	if err != nil {
-		return nil, err
-	}
+	draft := d.draft(s, built, secrets)
 	machine, err := agent.Up(ctx, d.Dirs, d.Exe)
 	if err != nil {
 		return nil, err
@@ -90,15 +91,11 @@ func (d Deploy) Plan(ctx context.Context) (rollout.Plan, string, error) {
 	if err != nil {
 		return p, "", err
 	}
-	draft, err := d.draft(s, built)
-	if err != nil {
-		return p, "", err
-	}
 	machine, err := agent.Up(ctx, d.Dirs, d.Exe)
 	if err != nil {
 		return p, "", err
 	}
-	planned, err := machine.Plan(ctx, draft)
+	planned, err := machine.Plan(ctx, d.draft(s, built, nil))
 	if err != nil {
 		return p, "", err
 	}
@@ -176,14 +173,10 @@ func (d Deploy) build(ctx context.Context, s *spec.Spec) (build.Result, error) {
 }
 
 // draft is what the agent is asked for: the resolved configuration, the artifact and the values of the secrets.
-func (d Deploy) draft(s *spec.Spec, b build.Result) (api.Draft, error) {
-	secrets, err := readSecrets(s, d.Getenv)
-	if err != nil {
-		return api.Draft{}, err
-	}
+func (d Deploy) draft(s *spec.Spec, b build.Result, secrets map[string]string) api.Draft {
 	resolved := *s
 	resolved.Environments = nil
-	return api.Draft{Environment: s.Environment, Spec: resolved, Artifact: b.Artifact, Secrets: secrets, By: d.By}, nil
+	return api.Draft{Environment: s.Environment, Spec: resolved, Artifact: b.Artifact, Secrets: secrets, By: d.By}
 }
 
 // publish gives the machine the artifact, unless it has it.

@@ -58,11 +58,18 @@ func readSecrets(s *spec.Spec, getenv func(string) string) (map[string]string, e
 	for name, ref := range s.Run.Secrets {
 		v, err := readSecret(s.Dir, ref, getenv)
 		if err != nil {
-			return nil, fail.New(fail.Usage, "read the secret "+name, "%w", err)
+			return nil, fail.New(fail.Usage, "read the secret "+name, "%w", err).Hinted("%s", secretHint(ref))
 		}
 		out[name] = v
 	}
 	return out, nil
+}
+
+func secretHint(ref spec.Secret) string {
+	if ref.Scheme() == "env" {
+		return "type `export " + ref.Rest() + "=VALUE` first, or refer to a file: file://PATH"
+	}
+	return "write the value into that file (mode 0600), or refer to a variable: env://NAME"
 }
 
 func readSecret(dir string, ref spec.Secret, getenv func(string) string) (string, error) {

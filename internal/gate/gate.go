@@ -6,6 +6,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/rollout"
+	"github.com/fairlead-dev/fairlead/internal/spec"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
 )
 
@@ -34,7 +35,8 @@ func (h Healthy) Check(_ context.Context, p rollout.Plan) error {
 		}
 		if why != "" {
 			return fail.New(fail.Unhealthy, "", "instance %d of release %d %s, after it had got traffic", i.Number, i.Release, why).
-				WithLines(h.Tail(i.Release, i.Number))
+				WithLines(h.Tail(i.Release, i.Number)).
+				Hinted("run `fairlead logs %s --release %d%s`", p.Service, i.Release, spec.EnvFlag(p.Environment))
 		}
 	}
 	return nil

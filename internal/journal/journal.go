@@ -204,7 +204,7 @@ func leaseFree(ctx context.Context, tx *sql.Tx, service, env string) error {
 		return err
 	}
 	return fail.New(fail.Busy, "begin a rollout of "+service, "a %s by %s is under way since %s", kind, holder,
-		time.Unix(0, started).Format(time.DateTime)).Hinted("wait for it (`fairlead status %s`), or end it with Ctrl-C where it runs", service)
+		time.Unix(0, started).Format(time.DateTime)).Hinted("wait for it (`fairlead status %s`), or make it go back: `fairlead abort %s`", service, service)
 }
 
 // Running is a rollout under way; it is the engine's [rollout.Journal].

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/fail"
@@ -108,7 +110,7 @@ func (c *Client) Call(ctx context.Context, method, path string, in, out any) err
 		err = json.NewDecoder(res.Body).Decode(out)
 	}
 	if err != nil {
-		return c.lost(method+" "+path, err)
+		return c.lost(err)
 	}
 	return nil
 }
@@ -134,12 +136,12 @@ func Each[T any](ctx context.Context, c *Client, path string, f func(T) error) e
 		var v T
 		if err := d.Decode(&v); err != nil {
 			if ctx.Err() != nil {
-				return ctx.Err()
+				return context.Cause(ctx)
 			}
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
-			return c.lost("GET "+path, err)
+			return c.lost(err)
 		}
 		if err := f(v); err != nil {
 			return err
@@ -167,9 +169,9 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	res, err := c.http.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return nil, context.Cause(ctx)
 		}
-		return nil, c.lost(method+" "+path, err)
+		return nil, c.lost(err)
 	}
 	if res.StatusCode < 300 {
 		return res, nil
@@ -177,7 +179,7 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
 	if err != nil {
-		return nil, c.lost(method+" "+path, err)
+		return nil, c.lost(err)
 	}
 	e := &fail.Error{}
 	if json.Unmarshal(b, e) != nil || e.Kind == "" {
@@ -186,10 +188,12 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	return nil, e
 }
 
-func (c *Client) lost(op string, err error) error {
+// lost says which of fairlead's processes does not answer: a person does not think in sockets.
+func (c *Client) lost(err error) error {
 	if u, ok := errors.AsType[*net.OpError](err); ok {
-		err = u
+		err = u.Err
 	}
-	return fail.New(fail.Unavailable, op, "%s does not answer: %w", c.sock, err).
-		Hinted("run `fairlead agent status`, then `fairlead agent start`")
+	role := strings.TrimSuffix(filepath.Base(c.sock), ".sock")
+	return fail.New(fail.Unavailable, "", "the %s does not answer at %s: %w", role, c.sock, err).
+		Hinted("run `fairlead agent status`; `fairlead agent start` or `fairlead up` starts it")
 }

@@ -81,7 +81,7 @@ var (
 	nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 	envForm  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	hostForm = regexp.MustCompile(`^(\*\.)?([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
-	platform = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$`)
+	platform = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+$`)
 	// signals are those that every kind of machine has.
 	signals = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "ABRT", "ALRM", "KILL"}
 	// reserved are set by fairlead; a spec that sets them would break what they promise.

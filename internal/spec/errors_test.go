@@ -41,6 +41,7 @@ var refused = []struct{ yaml, place, text, hint string }{
 	{"run: {instances: 201}", "2:18", "201 is not between", ""},
 	{"build: {debug: yes}", "2:16", `true or false is wanted, here is "yes"`, ""},
 	{"build: {platforms: [linux/amd64, linux]}", "2:34", `"linux" is not GOOS/GOARCH`, ""},
+	{"build: {platforms: [linux/arm/v7]}", "2:21", `"linux/arm/v7" is not GOOS/GOARCH`, ""},
 	{"run: {limits: {memory: 512}}", "2:24", "512 has no unit: write 512MiB", ""},
 	{"run: {limits: {memory: 1KiB}}", "2:24", "less than a Go program needs", ""},
 	{"run: {limits: {cpu: NaN}}", "2:21", `"NaN" is not a number of cores`, ""},

@@ -6,6 +6,14 @@ package spec
 // DefaultEnvironment is the environment's name when no --env is given.
 const DefaultEnvironment = "default"
 
+// EnvFlag is what a command needs to mean env: " --env staging", or nothing for the default environment.
+func EnvFlag(env string) string {
+	if env == DefaultEnvironment {
+		return ""
+	}
+	return " --env " + env
+}
+
 // FileName is the name of the file in a service's folder.
 const FileName = "fairlead.yaml"
 

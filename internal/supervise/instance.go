@@ -127,13 +127,16 @@ func (in *instance) run(child *child) {
 		}
 		child = nil
 		in.sweep()
-		in.died(exit)
-		if stop, _ := in.asked(); stop {
-			in.note("info", exit.Reason)
-			continue
+		stop, _ := in.asked()
+		level := "error"
+		if stop {
+			level = "info"
 		}
-		in.note("error", exit.Reason)
-		in.backoff()
+		in.note(level, exit.Reason) // before others see the end: they show the log with it
+		in.died(exit)
+		if !stop {
+			in.backoff()
+		}
 	}
 }
 

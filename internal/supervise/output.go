@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,6 +20,8 @@ var streams = []string{"stdout", "stderr"}
 type output struct {
 	rec   Recorder
 	pipes []*os.File
+	idle  chan struct{} // a pipe was found empty
+	ended atomic.Bool
 	wg    sync.WaitGroup
 }
 
@@ -39,7 +42,7 @@ func (in *instance) openOutput() error {
 	if err != nil {
 		return err
 	}
-	o := &output{rec: rec}
+	o := &output{rec: rec, idle: make(chan struct{}, len(streams))}
 	in.mu.Lock()
 	in.out = o
 	in.mu.Unlock()
@@ -65,7 +68,8 @@ func (in *instance) openOutput() error {
 	return nil
 }
 
-// copy hands every chunk to the recorder until the pipe is closed or its deadline passed with nothing left.
+// copy hands every chunk to the recorder. A deadline that passes means that the pipe is empty: that is told, and is the
+// end once the output has ended.
 func (o *output) copy(stream string, f *os.File) {
 	buf := make([]byte, 256<<10)
 	for {
@@ -73,7 +77,33 @@ func (o *output) copy(stream string, f *os.File) {
 		if n > 0 {
 			o.rec.Write(stream, buf[:n])
 		}
-		if err != nil && !errors.Is(err, io.EOF) {
+		switch {
+		case err == nil, errors.Is(err, io.EOF):
+		case errors.Is(err, os.ErrDeadlineExceeded) && !o.ended.Load():
+			if f.SetReadDeadline(time.Time{}) != nil {
+				return
+			}
+			o.idle <- struct{}{}
+		default:
+			return
+		}
+	}
+}
+
+// settle waits until what was printed so far is with the recorder: what is said about a process's end comes behind its
+// last words.
+func (o *output) settle() {
+	for _, f := range o.pipes {
+		if f.SetReadDeadline(time.Now().Add(500*time.Microsecond)) != nil {
+			return
+		}
+	}
+	t := time.NewTimer(100 * time.Millisecond)
+	defer t.Stop()
+	for range o.pipes {
+		select {
+		case <-o.idle:
+		case <-t.C:
 			return
 		}
 	}
@@ -88,6 +118,7 @@ func (in *instance) closeOutput() {
 	if o == nil {
 		return
 	}
+	o.ended.Store(true)
 	for _, f := range o.pipes {
 		f.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 	}
@@ -106,12 +137,13 @@ func (in *instance) removeFifos() {
 	}
 }
 
-// note puts a remark of ours into the instance's log.
+// note puts a remark of ours into the instance's log, behind what the instance printed before.
 func (in *instance) note(level, text string) {
 	in.mu.Lock()
 	o := in.out
 	in.mu.Unlock()
 	if o != nil {
+		o.settle()
 		o.rec.Note(level, text)
 	}
 }

@@ -238,13 +238,23 @@ func (q *prober) askExec(ctx context.Context, argv []string) error {
 	asUser(cmd, uid, gid)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("%s: %w %s", argv[0], err, lastLine(out))
+		secrets, e := q.in.secrets()
+		if e != nil {
+			return err
+		}
+		text := string(out)
+		for _, v := range secrets {
+			if v != "" {
+				text = strings.ReplaceAll(text, v, "[secret]")
+			}
+		}
+		return fmt.Errorf("%s: %w %s", argv[0], err, lastLine(text))
 	}
 	return nil
 }
 
-func lastLine(b []byte) string {
-	s := strings.TrimSpace(string(b))
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
 	s = s[strings.LastIndexByte(s, '\n')+1:]
 	return s[:min(len(s), 200)]
 }

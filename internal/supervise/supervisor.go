@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sort"
 	"strings"
 	"sync"
@@ -77,18 +78,33 @@ func (s *Supervisor) instanceDir() string { return filepath.Join(s.opt.Dirs.Run,
 func instanceKey(group string, n int) string { return fmt.Sprintf("%s.%d", group, n) }
 
 // Set makes g what is wanted and returns when that is on disk; instances follow. It is idempotent. A group with Want 0
-// stays known until Forget.
+// stays known to this supervisor until Forget.
 func (s *Supervisor) Set(g Group) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return errors.New("the supervisor is shutting down")
 	}
-	if err := home.WriteJSON(filepath.Join(s.groupDir(), g.Key()+".json"), g, 0o600); err != nil {
-		return err
+	if old, ok := s.groups[g.Key()]; !ok || !reflect.DeepEqual(old, g) {
+		if err := s.keepGroup(g); err != nil {
+			return err
+		}
 	}
 	s.groups[g.Key()] = g
 	s.reconcile(g)
+	return nil
+}
+
+// keepGroup writes down what is wanted. Nothing being wanted is written by removing the file, which works on a full disk:
+// a bad release must be stoppable there, too.
+func (s *Supervisor) keepGroup(g Group) error {
+	path := filepath.Join(s.groupDir(), g.Key()+".json")
+	if g.Want > 0 {
+		return home.WriteJSON(path, g, 0o600)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	return nil
 }
 
@@ -100,11 +116,11 @@ func (s *Supervisor) Forget(key string) error {
 	if !ok {
 		return nil
 	}
-	if err := os.Remove(filepath.Join(s.groupDir(), key+".json")); err != nil && !errors.Is(err, os.ErrNotExist) {
+	g.Want = 0
+	if err := s.keepGroup(g); err != nil {
 		return err
 	}
 	delete(s.groups, key)
-	g.Want = 0
 	s.reconcile(g)
 	return nil
 }

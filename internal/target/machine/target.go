@@ -104,8 +104,11 @@ func (t *Target) Stage(_ context.Context, r release.Release) error {
 		Service: t.service, Environment: t.env, Release: int(r.ID), Path: bin, Args: s.Run.Args, Env: s.Run.Env, Dir: data,
 		Limits: s.Run.Limits, Probes: s.Run.Probes, StartupTimeout: s.Run.StartupTimeout, Stop: s.Run.Stop, Logs: s.Run.Logs,
 	}
-	if f := SecretsPath(t.m.dirs, t.service, t.env, r.ID); exists(f) {
-		p.SecretsFile = f
+	if len(s.Run.Secrets) > 0 {
+		p.SecretsFile = SecretsPath(t.m.dirs, t.service, t.env, r.ID)
+		if _, err := os.Stat(p.SecretsFile); err != nil {
+			return fmt.Errorf("the secrets of release %d are not on this machine: deploy it again: %w", r.ID, err)
+		}
 	}
 	return home.WriteJSON(filepath.Join(dir, programFile), p, 0o600)
 }
@@ -127,11 +130,6 @@ func slashed(digest string) string {
 // SecretsPath is where a release's secrets lie on a machine.
 func SecretsPath(d home.Dirs, service, env string, id release.ID) string {
 	return filepath.Join(d.Release(service, env, int(id)), "secrets.json")
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }
 
 func (t *Target) program(id release.ID) (supervise.Program, error) {
@@ -228,7 +226,7 @@ var errLate = errors.New("the supervisor did not say how the instances are")
 func (t *Target) failed(i supervise.Instance, why string) error {
 	e := fail.New(fail.Unhealthy, "", "instance %d of release %d %s", i.Number, i.Release, why)
 	e.Lines = t.tail(release.ID(i.Release), i.Number)
-	e.Hint = "run `fairlead logs " + t.service + " --release " + fmt.Sprint(i.Release) + "`"
+	e.Hint = fmt.Sprintf("run `fairlead logs %s --release %d%s`", t.service, i.Release, spec.EnvFlag(t.env))
 	if i.Last.Hint != "" {
 		e.Hint = i.Last.Hint
 	}
