@@ -184,6 +184,9 @@ func (a *Agent) begin(ctx context.Context, i intent) (int64, error) {
 		d.Release = &i.release
 	}
 	r, err := a.journal.Begin(ctx, d)
+	if fail.KindOf(err) == fail.Busy && a.awaitEnding(ctx, p) {
+		r, err = a.journal.Begin(ctx, d)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -200,6 +203,27 @@ func (a *Agent) begin(ctx context.Context, i intent) (int64, error) {
 	}
 	a.start(journal.Rollout{ID: r.ID, Kind: i.kind, Plan: p, Started: time.Now(), Baseline: base}, i.release, i.listen)
 	return r.ID, nil
+}
+
+// endingWait is how long a new rollout waits for the end of the one before to be noted.
+const endingWait = 3 * time.Second
+
+// awaitEnding reports whether the rollout that holds the lease has told its end already and only had to be noted.
+func (a *Agent) awaitEnding(ctx context.Context, p rollout.Plan) bool {
+	a.mu.Lock()
+	over := false
+	for _, r := range a.runs {
+		if r.plan.Service == p.Service && r.plan.Environment == p.Environment {
+			_, over, _ = r.from(0)
+		}
+	}
+	a.mu.Unlock()
+	if !over {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, endingWait)
+	defer cancel()
+	return wait.Until(ctx, 20*time.Millisecond, func() bool { return !a.busy(p.Service, p.Environment) }) == nil
 }
 
 // keepSecrets writes a new release's secrets where only the agent's user reads them. They are in no database.
@@ -289,7 +313,7 @@ func (j *insistent) End(ctx context.Context, o rollout.Outcome, cause error) err
 // insist notes what is pending; until then the rollout counts as under way.
 func (j *insistent) insist(ctx context.Context) {
 	for j.pending != nil && j.pending(ctx) != nil {
-		if wait.For(ctx, time.Second) != nil {
+		if wait.For(ctx, 200*time.Millisecond) != nil {
 			return
 		}
 	}

@@ -69,7 +69,7 @@ func secretHint(ref spec.Secret) string {
 	if ref.Scheme() == "env" {
 		return "type `export " + ref.Rest() + "=VALUE` first, or refer to a file: file://PATH"
 	}
-	return "write the value into that file (mode 0600), or refer to a variable: env://NAME"
+	return "write the value into " + ref.Rest() + " (mode 0600), or refer to a variable: env://NAME"
 }
 
 func readSecret(dir string, ref spec.Secret, getenv func(string) string) (string, error) {

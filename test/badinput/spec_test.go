@@ -54,7 +54,7 @@ var specs = []struct {
 	{"blank", "\n \n\n", "1:1", "empty", "service: NAME"},
 	{"only-a-comment", "# nothing here yet\n", "1:1", "empty", "service: NAME"},
 	{"tab", "service: NAME\nrun:\n\tinstances: 2\n", "3:1", "no YAML", "-"},
-	{"nul-byte", "service: NAME\nrun: {args: [\"\x00\"]}\n", "2:", "control characters", "-"},
+	{"nul-byte", "service: NAME\nrun: {args: [\"\x00\"]}\n", "2:", "this is no text", "-"},
 	{"twice", "service: NAME\nservice: other\n", "2:1", "second time", "-"},
 	{"no-service", "run: {instances: 2}\n", "1:1", "service: is missing", "service: NAME"},
 	{"placeholder", "service: NAME\nrun: {args: [\"{{.Prot}}\"]}\n", "2:14", "{{.Prot}}", "{{.Port}}"},
