@@ -94,9 +94,16 @@ func TestEchoWhileTheRequestComes(t *testing.T) {
 	g := newRig(t, func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		rc.EnableFullDuplex()
-		w.WriteHeader(http.StatusOK)
 		rc.Flush()
-		io.Copy(w, r.Body)
+		buf := make([]byte, 100)
+		for {
+			n, err := r.Body.Read(buf)
+			w.Write(buf[:n])
+			rc.Flush()
+			if err != nil {
+				return
+			}
+		}
 	})
 	for name, c := range map[string]*http.Client{"HTTP/1.1": client(t), "HTTP/2": h2c(t)} {
 		pr, pw := io.Pipe()

@@ -70,7 +70,7 @@ func startEdge(t *testing.T, d home.Dirs) *rig {
 		s.Shut(0)
 		lock.Close()
 	})
-	return &rig{t, d, s, lock}
+	return &rig{t: t, dirs: d, s: s, lock: lock}
 }
 
 // newRig starts an edge with one route to handlers, one instance of release 1 each.
@@ -118,7 +118,7 @@ func (g *rig) set(t Table) uint64 {
 	return gen
 }
 
-// addr is where the edge really listens for the route that says listen.
+// addrOf is where the edge really listens for the route that says listen.
 func (g *rig) addrOf(listen string) string {
 	g.t.Helper()
 	g.s.mu.Lock()
@@ -131,7 +131,8 @@ func (g *rig) addrOf(listen string) string {
 }
 
 func (g *rig) addr() string { return g.addrOf(anyPort) }
-func (g *rig) url() string  { return "http://" + g.addr() }
+
+func (g *rig) url() string { return "http://" + g.addr() }
 
 // counts returns what was counted for the route (release and instance 0) or an instance.
 func (g *rig) counts(release, instance int) Counts {

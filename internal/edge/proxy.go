@@ -123,6 +123,11 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 			panic(broken)
 		}
 	}()
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		// Without it net/http reads the rest of the request before it sends an answer's head: an instance that answers
+		// while it reads would wait for ever, or lose what the server ate. Only a broken writer does not support it.
+		http.NewResponseController(w).EnableFullDuplex()
+	}
 	in := r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex))
 	if in.Body != nil && in.Body != http.NoBody {
 		in.Body = clientBody{in.Body, ex}

@@ -195,6 +195,11 @@ func (sl *slot) name() string {
 	return string(sl.key[:])
 }
 
+// is compares without making a string of the key: a lookup may ask every slot.
+func (sl *slot) is(name string) bool {
+	return len(name) < keyBytes && string(sl.key[:len(name)]) == name && sl.key[len(name)] == 0
+}
+
 // refresh indexes slots that other processes added. s.mu is held.
 func (s *Stats) refresh() {
 	for n := s.head.slots.Load(); s.seen < n; s.seen++ {
@@ -245,12 +250,12 @@ func (s *Stats) slot(k slotKey) (*slot, error) {
 // so what is not in the index may still be in the file.
 func (s *Stats) lookup(name string) *slot {
 	s.refresh()
-	if sl := s.index[name]; sl != nil && sl.name() == name {
+	if sl := s.index[name]; sl != nil && sl.is(name) {
 		return sl
 	}
 	delete(s.index, name)
 	for i := range int(s.seen) {
-		if sl := s.at(i); sl.name() == name {
+		if sl := s.at(i); sl.is(name) {
 			s.index[name] = sl
 			return sl
 		}
