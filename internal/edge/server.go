@@ -46,6 +46,7 @@ type Server struct {
 
 	mu        sync.Mutex // serialises changes of the table
 	last      *Table
+	unsaved   bool // last is not on disk
 	states    map[string]*endpointState
 	listeners map[string]*net.TCPListener
 	accepting map[string]bool     // those of listeners that are served
@@ -179,7 +180,7 @@ func (s *Server) Set(t Table) (uint64, error) {
 	t.Generation = s.table.Load().generation + 1
 	c, err := compile(&t, s.last, s.stats, s.states)
 	if err == nil {
-		err = home.WriteJSON(s.dirs.Table(), t, 0o600)
+		err = s.keepTable(&t)
 	}
 	if err != nil {
 		s.unlistenUnused()
@@ -190,6 +191,18 @@ func (s *Server) Set(t Table) (uint64, error) {
 	s.unlistenUnused()
 	s.store()
 	return t.Generation, nil
+}
+
+// keepTable writes the table that is about to be in force. A full disk does not keep it from being: going back to a good
+// release must work there, too. It is written as soon as there is room.
+func (s *Server) keepTable(t *Table) error {
+	err := home.WriteJSON(s.dirs.Table(), t, 0o600)
+	s.unsaved = errors.Is(err, syscall.ENOSPC)
+	if s.unsaved {
+		s.log.Error("the routing table is in force, but not on disk", "error", err)
+		return nil
+	}
+	return err
 }
 
 // unlistenUnused closes the listeners that the table in force does not name. s.mu is held.
@@ -344,6 +357,13 @@ func (s *Server) keepStored(ctx context.Context) {
 			s.mu.Unlock()
 			pid = now
 		}
+		s.mu.Lock()
+		if s.unsaved && !s.leaving.Load() {
+			if err := s.keepTable(s.last); err != nil {
+				s.log.Error("cannot keep the routing table", "error", err)
+			}
+		}
+		s.mu.Unlock()
 		select {
 		case <-ctx.Done():
 			return
@@ -384,10 +404,7 @@ func (s *Server) giveTo(c *net.UnixConn) error {
 	if err := keeper.SendFiles(c, "take", append(names, lockName), append(conns, s.lock)); err != nil {
 		return err
 	}
-	if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
-		return err
-	}
-	if op, _, err := keeper.ReceiveFiles(c); err != nil || op != "serving" {
+	if op, _, err := keeper.ReceiveFilesWithin(c, 30*time.Second); err != nil || op != "serving" {
 		return fmt.Errorf("the new edge did not start to serve: %q %w", op, err)
 	}
 	s.leaving.Store(true)

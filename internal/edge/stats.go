@@ -19,7 +19,7 @@ const (
 	statsMagic   = 0x6661697265646765 // "fairedge"
 	statsLayout  = 2
 	maxSlots     = 4096
-	maxLanes     = 8 // living edge processes at once
+	maxLanes     = 32 // living edge processes at once
 	keyBytes     = 120
 	subBuckets   = 8
 	firstOctave  = 16 // 2^16 ns: 65 µs
@@ -98,7 +98,7 @@ func (s *Stats) open(edge bool) error {
 		return err
 	}
 	defer unlock()
-	if err := s.file.Truncate(int64(statsSize)); err != nil {
+	if err := reserve(s.file, int64(statsSize)); err != nil {
 		return err
 	}
 	if s.mem, err = mapFile(s.file, statsSize); err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"runtime"
 )
 
 // WriteFile replaces path with data so that a crash at any instant leaves the old or the new content, whole and on disk.
@@ -26,7 +27,23 @@ func WriteFile(path string, data []byte, mode os.FileMode) error {
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
 	return err
+}
+
+// syncDir puts a rename on disk.
+func syncDir(path string) error {
+	if runtime.GOOS == "windows" {
+		return nil // a folder cannot be opened for that there
+	}
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // WriteJSON is [WriteFile] of v as JSON.

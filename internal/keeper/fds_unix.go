@@ -56,9 +56,14 @@ func SendFiles(c *net.UnixConn, op string, names []string, files []syscall.Conn)
 	return err
 }
 
-// ReceiveFiles reads one message of SendFiles. The caller owns the files.
+// ReceiveFiles reads one message of SendFiles from a peer that answers at once. The caller owns the files.
 func ReceiveFiles(c *net.UnixConn) (op string, files map[string]*os.File, err error) {
-	if err := c.SetDeadline(time.Now().Add(fdTimeout)); err != nil {
+	return ReceiveFilesWithin(c, fdTimeout)
+}
+
+// ReceiveFilesWithin is [ReceiveFiles] from a peer that has work to do before it answers.
+func ReceiveFilesWithin(c *net.UnixConn, d time.Duration) (op string, files map[string]*os.File, err error) {
+	if err := c.SetDeadline(time.Now().Add(d)); err != nil {
 		return "", nil, err
 	}
 	buf, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4*maxFiles))

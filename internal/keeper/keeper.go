@@ -159,7 +159,12 @@ func Start(d home.Dirs) error {
 		if err != nil {
 			return err
 		}
-		err = tryLock(f)
+		// Somebody who only looks whether the role runs holds its lock for an instant, too.
+		for try := 0; try < 5; try++ {
+			if err = tryLock(f); !errors.Is(err, ErrHeld) || wait.For(context.Background(), time.Millisecond) != nil {
+				break
+			}
+		}
 		if err == nil {
 			err = spawn(d, role, f)
 		}
