@@ -203,7 +203,7 @@ func TestExpectContinue(t *testing.T) {
 	c.r.ReadString('\n')
 	c.send("body")
 	res := c.response("POST")
-	if b, err := io.ReadAll(res.Body); err != nil || string(b) != "body" || res.StatusCode != 200 {
+	if b, err := io.ReadAll(res.Body); err != nil || string(b) != "body" || res.StatusCode != http.StatusOK {
 		t.Errorf("%d %q %v", res.StatusCode, b, err)
 	}
 	// The instance says no before the client has sent a byte of it: the client must not be told to go on.

@@ -218,7 +218,7 @@ func TestSwapsUnderLoad(t *testing.T) {
 					bad.Add(1)
 					continue
 				}
-				if b, err := io.ReadAll(res.Body); err != nil || res.StatusCode != 200 || string(b) != "v0" && string(b) != "v1" {
+				if b, err := io.ReadAll(res.Body); err != nil || res.StatusCode != http.StatusOK || string(b) != "v0" && string(b) != "v1" {
 					bad.Add(1)
 				}
 				res.Body.Close()

@@ -186,7 +186,7 @@ func TestTakeOver(t *testing.T) {
 	}
 	held.Close()
 	quietConn.send("POST / HTTP/1.1\r\nHost: late.example\r\nContent-Length: 1\r\n\r\nx")
-	if res := quietConn.response("POST"); res.StatusCode != 200 || !res.Close {
+	if res := quietConn.response("POST"); res.StatusCode != http.StatusOK || !res.Close {
 		t.Errorf("an old connection: %s, close %v", res.Status, res.Close)
 	}
 	sent, failed := stop()

@@ -54,6 +54,9 @@ func TestSizeIsKept(t *testing.T) {
 			n := int(4*size) / 1000
 			for i := range n {
 				w.Write("stdout", fmt.Appendf(nil, "{\"msg\":\"%08d\",\"x\":%q}\n", i, noise(min(900, int(size/100)))))
+				if i%9 > 0 {
+					continue
+				}
 				if have := onDisk(t, w.dir); have > size {
 					t.Fatalf("after %d lines there are %d bytes, wanted at most %d", i, have, size)
 				}

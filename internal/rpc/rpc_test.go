@@ -88,7 +88,7 @@ func TestErrorsComeBackWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 		res.Body.Close()
-		if want := codes[kind]; res.StatusCode != want && (want != 0 || res.StatusCode != 500) {
+		if want := codes[kind]; res.StatusCode != want && (want != 0 || res.StatusCode != http.StatusInternalServerError) {
 			t.Errorf("%s: status %d", kind, res.StatusCode)
 		}
 	}

@@ -37,6 +37,9 @@ func TestMain(m *testing.M) {
 	}
 }
 
+// hoard keeps what a hungry service eats.
+var hoard [][]byte
+
 // serve is a service that behaves as its mode says.
 func serve(mode string) {
 	sig := make(chan os.Signal, 1)
@@ -48,13 +51,12 @@ func serve(mode string) {
 	case "deaf":
 		signal.Ignore(syscall.SIGTERM)
 	case "hungry":
-		var hold [][]byte
 		for i := 0; ; i++ {
 			b := make([]byte, 1<<20)
 			for j := range b {
 				b[j] = byte(i)
 			}
-			hold = append(hold, b)
+			hoard = append(hoard, b)
 		}
 	}
 	unready := make(chan struct{})
