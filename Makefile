@@ -3,7 +3,7 @@ COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
 DATE    := $(shell git log -1 --format=%cI 2>/dev/null)
 GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test lint bench demo
+.PHONY: build test cross lint bench demo
 
 build: ## the binary, in bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)" -o bin/fairlead ./cmd/fairlead
@@ -12,6 +12,9 @@ test: ## every test: the rooms, the house rules, and the suites under test/ with
 	go test . ./cmd/... ./internal/...
 	cd examples/gin && go test ./...
 	go test -p 1 ./test/...
+
+cross: ## build and vet for every operating system and architecture; part of CI's `make test`
+	CROSS=1 go test -run TestCrossBuilds .
 
 lint:
 	go vet ./...

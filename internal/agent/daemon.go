@@ -172,10 +172,13 @@ func Down(ctx context.Context, d home.Dirs) error {
 	if err := end(ctx, d, home.Agent, keeper.PID(d, home.Agent)); err != nil {
 		return err
 	}
-	for _, pid := range edge.Processes(d.Stats()) {
+	for _, pid := range edge.Processes(d.Stats()) { // those that were replaced and still serve somebody, too
 		if err := end(ctx, d, "", pid); err != nil {
 			return err
 		}
+	}
+	if err := end(ctx, d, home.Edge, keeper.PID(d, home.Edge)); err != nil {
+		return err
 	}
 	return end(ctx, d, home.Supervisor, keeper.PID(d, home.Supervisor))
 }

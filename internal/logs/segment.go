@@ -37,12 +37,17 @@ func segments(dir string) []segment {
 		if _, err := fmt.Sscanf(e.Name(), "%08d.jsonl", &seq); err != nil || !plain && !strings.HasSuffix(e.Name(), ".jsonl.zst") {
 			continue
 		}
-		fi, err := e.Info()
+		path := filepath.Join(dir, e.Name())
+		fi, err := os.Stat(path)
+		if err != nil && plain { // it was compressed between the listing and now
+			path += ".zst"
+			fi, err = os.Stat(path)
+		}
 		if err != nil {
 			continue
 		}
 		if _, ok := by[seq]; !ok || plain {
-			by[seq] = segment{filepath.Join(dir, e.Name()), seq, fi.Size(), fi.ModTime()}
+			by[seq] = segment{path, seq, fi.Size(), fi.ModTime()}
 		}
 	}
 	out := make([]segment, 0, len(by))
@@ -64,6 +69,7 @@ func prune(dir string, current int, size int64, age time.Duration) {
 		total += all[i].size
 		if all[i].size == 0 || total > size || age > 0 && time.Since(all[i].mod) > age {
 			os.Remove(all[i].path)
+			os.Remove(all[i].path + ".zst") // it may just have been compressed
 		}
 	}
 }
