@@ -52,7 +52,8 @@ type Journal struct{ db *sql.DB }
 // Open opens or creates the database at path.
 func Open(ctx context.Context, path string) (*Journal, error) {
 	q := url.Values{"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)", "foreign_keys(1)"}, "_txlock": {"immediate"}}
-	db, err := sql.Open("sqlite", "file:"+path+"?"+q.Encode())
+	name := url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()} // a path may hold what means something in a URL
+	db, err := sql.Open("sqlite", name.String())
 	if err != nil {
 		return nil, err
 	}
@@ -96,8 +97,9 @@ func (j *Journal) tx(ctx context.Context, f func(*sql.Tx) error) error {
 	if err != nil {
 		return err
 	}
+	defer tx.Rollback() // after a commit it does nothing; with one connection an open transaction would block every later call
 	if err := f(tx); err != nil {
-		return errors.Join(err, tx.Rollback())
+		return err
 	}
 	return tx.Commit()
 }
@@ -252,8 +254,8 @@ func (r *Running) End(ctx context.Context, o rollout.Outcome, cause error) error
 	return r.j.tx(ctx, func(tx *sql.Tx) error {
 		if o == rollout.Done {
 			warm, until := release.ID(0), int64(0)
-			if last := p.Steps[len(p.Steps)-1]; last.Do == rollout.Warm {
-				warm, until = last.Release, time.Now().Add(last.For).UnixNano()
+			if n := len(p.Steps); n > 0 && p.Steps[n-1].Do == rollout.Warm {
+				warm, until = p.Steps[n-1].Release, time.Now().Add(p.Steps[n-1].For).UnixNano()
 			}
 			if _, err := tx.ExecContext(ctx, `UPDATE environment SET current = ?1,
 				previous = CASE WHEN current IN (0, ?1) THEN previous ELSE current END,

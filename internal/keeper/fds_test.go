@@ -99,7 +99,7 @@ func TestFilesGoOver(t *testing.T) {
 	}
 }
 
-// TestBrokenMessages holds that a bad message is an error.
+// TestBrokenMessages holds that a bad message is an error and leaves no file open.
 func TestBrokenMessages(t *testing.T) {
 	f := temp(t, "x")
 	for name, c := range map[string]struct {
@@ -119,12 +119,16 @@ func TestBrokenMessages(t *testing.T) {
 			} else if _, _, err := a.WriteMsgUnix([]byte(c.body), unix.UnixRights(c.fds...), nil); err != nil {
 				t.Fatal(err)
 			}
+			before := openFiles(t)
 			_, files, err := ReceiveFiles(b)
 			for _, f := range files {
 				f.Close()
 			}
 			if name != "files too many" && err == nil {
 				t.Errorf("%v", files)
+			}
+			if after := openFiles(t); after > before {
+				t.Errorf("%d files were left open", after-before)
 			}
 		})
 	}

@@ -71,35 +71,46 @@ func ReceiveFilesWithin(c *net.UnixConn, d time.Duration) (op string, files map[
 	if err != nil {
 		return "", nil, err
 	}
+	fds, err := rights(oob[:oobn])
 	var m fdMessage
-	if err := json.Unmarshal(buf[:n], &m); err != nil {
-		return "", nil, err
-	}
-	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil {
-		return "", nil, err
-	}
-	var fds []int
-	for _, msg := range msgs {
-		got, err := unix.ParseUnixRights(&msg)
-		if err != nil {
-			return "", nil, err
-		}
-		fds = append(fds, got...)
+	if err == nil {
+		err = json.Unmarshal(buf[:n], &m)
 	}
 	files = map[string]*os.File{}
 	for i, fd := range fds {
 		unix.CloseOnExec(fd)
-		if i < len(m.Names) {
+		if i < len(m.Names) && files[m.Names[i]] == nil {
 			files[m.Names[i]] = os.NewFile(uintptr(fd), m.Names[i])
 		} else {
 			unix.Close(fd)
 		}
 	}
-	if len(files) != len(m.Names) {
-		return "", nil, errors.New("files are missing from the message")
+	if err == nil && len(files) != len(m.Names) {
+		err = errors.New("files are missing from the message")
+	}
+	if err != nil {
+		for _, f := range files {
+			f.Close() // nobody will: a bad message must not cost a descriptor
+		}
+		return "", nil, err
 	}
 	return m.Op, files, nil
+}
+
+// rights returns the descriptors that came with a message; with an error, those read before it.
+func rights(oob []byte) (fds []int, err error) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, err
+	}
+	for _, msg := range msgs {
+		got, err := unix.ParseUnixRights(&msg)
+		if err != nil {
+			return fds, err
+		}
+		fds = append(fds, got...)
+	}
+	return fds, nil
 }
 
 // DialFiles connects to a role's socket for files.

@@ -25,11 +25,12 @@ func Install(d home.Dirs, exe string) (changed bool, err error) {
 		return false, err
 	}
 	name := "fairlead-" + hex.EncodeToString(h.Sum(nil))[:16]
-	if now, err := os.Readlink(d.Program()); err == nil && now == name {
+	dst := filepath.Join(filepath.Dir(d.Program()), name)
+	_, missing := os.Stat(dst)
+	if now, err := os.Readlink(d.Program()); err == nil && now == name && missing == nil {
 		return false, nil
 	}
-	dst := filepath.Join(filepath.Dir(d.Program()), name)
-	if _, err := os.Stat(dst); errors.Is(err, os.ErrNotExist) {
+	if errors.Is(missing, os.ErrNotExist) {
 		if err := copyProgram(src, dst); err != nil {
 			return false, fmt.Errorf("install %s: %w", dst, err)
 		}
@@ -61,6 +62,9 @@ func copyProgram(src *os.File, dst string) error {
 	_, err = io.Copy(f, src)
 	if err == nil {
 		err = f.Chmod(0o755)
+	}
+	if err == nil {
+		err = f.Sync() // the name is the content's hash: it must not outlive a power cut without the content
 	}
 	if e := f.Close(); err == nil {
 		err = e

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -24,10 +25,13 @@ func Handle(mux *http.ServeMux, pattern string, f func(*http.Request) (any, erro
 			WriteError(w, err)
 			return
 		}
-		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(v); err != nil {
-			return // the client went away: there is nobody to tell
+		b, err := json.Marshal(v)
+		if err != nil {
+			WriteError(w, fmt.Errorf("%s: the answer: %w", pattern, err))
+			return
 		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Write(append(b, '\n')) // an error means that the client went away: there is nobody to tell
 	})
 }
 
