@@ -174,7 +174,15 @@ func answers(t *testing.T, m *rig.Machine) bool {
 // while a rollout is under way.
 func TestReceiptEqualsTheLoad(t *testing.T) {
 	m := rig.NewMachine(t)
-	m.Up(t, app(t))
+	dir := filepath.Join(t.TempDir(), "app")
+	if err := os.CopyFS(dir, os.DirFS(app(t))); err != nil {
+		t.Fatal(err)
+	}
+	// The watch is long enough for everything that is sent to end within the rollout.
+	if err := os.WriteFile(filepath.Join(dir, "fairlead.yaml"), []byte("service: app\nrun: {instances: 2}\nrelease: {watch: 3s}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m.Up(t, dir)
 	cmd := exec.CommandContext(t.Context(), rig.CLI(t), "restart", "app", "--json")
 	cmd.Env = m.Env
 	out, err := cmd.StdoutPipe()
@@ -194,7 +202,7 @@ func TestReceiptEqualsTheLoad(t *testing.T) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		if e.Type == "step" { // at every step some
+		if e.Type == "step" && e.Step < e.Steps { // some at every step; behind the last one the rollout may end first
 			for range 20 {
 				good += ask(t, addr, "/", http.StatusOK)
 			}
@@ -209,12 +217,8 @@ func TestReceiptEqualsTheLoad(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	// What was sent behind the last step may have ended after the rollout: it is compared with what was counted later.
-	if receipt == nil || receipt.Requests > uint64(good+bad) || receipt.Requests < uint64(good+bad)*3/4 {
-		t.Fatalf("sent %d+%d, receipt %+v", good, bad, receipt)
-	}
-	if receipt.Failed == 0 || receipt.Failed > uint64(bad) || receipt.Undelivered != 0 {
-		t.Fatalf("%d were answered with an error, the receipt says %d (%d undelivered)", bad, receipt.Failed, receipt.Undelivered)
+	if receipt == nil || good < 60 || receipt.Requests != uint64(good+bad) || receipt.Failed != uint64(bad) || receipt.Undelivered != 0 {
+		t.Fatalf("%d were answered well and %d with an error; the receipt says %+v", good, bad, receipt)
 	}
 }
 
