@@ -137,7 +137,7 @@ func fullWatched(t *testing.T, s *service, state string) {
 	o := u.endWithin(t, patience, free)
 	noneFailed(t, load)
 	free()
-	eventually(t, patience, "the rollout has an outcome once there is room", func() bool { return s.history(t)[0].Outcome != "running" })
+	rig.Eventually(t, patience, "the rollout has an outcome once there is room", func() bool { return s.history(t)[0].Outcome != "running" })
 	if h := s.history(t)[0]; (o.code == 0) != (h.Outcome == "done") {
 		t.Errorf("up ended with %d (%v), the history says %q", o.code, o.err, h.Outcome)
 	}

@@ -160,7 +160,7 @@ func killed(t *testing.T, s *service) {
 	if st := s.status(t); st.Rollout == nil || !strings.Contains(st.Rollout.Holder, fmt.Sprintf("pid %d", u.cmd.Process.Pid)) {
 		t.Errorf("the status does not show whose rollout is under way: %+v", st.Rollout)
 	}
-	eventually(t, 20*time.Second, "the rollout ends by itself", func() bool { return s.history(t)[0].Outcome != "running" })
+	rig.Eventually(t, 20*time.Second, "the rollout ends by itself", func() bool { return s.history(t)[0].Outcome != "running" })
 	noneFailed(t, load)
 	h := s.history(t)[0]
 	if h.Outcome != "done" || h.Receipt == nil || h.Receipt.Failed != 0 {

@@ -230,7 +230,7 @@ func floodsLog(t *testing.T, s *service) {
 	if o.code != 0 {
 		t.Errorf("exit code %d, %v", o.code, o.err)
 	}
-	eventually(t, time.Minute, "all of the flood was taken", func() bool {
+	rig.Eventually(t, time.Minute, "all of the flood was taken", func() bool {
 		return strings.Contains(s.logs(t, "--release", "2", "--grep", "flood is over"), "flood is over")
 	})
 	noneFailed(t, load)
@@ -278,7 +278,7 @@ func printsBinary(t *testing.T, s *service) {
 		t.Fatalf("exit code %d, %v", o.code, o.err)
 	}
 	s.answers(t, 2)
-	eventually(t, 10*time.Second, "everything was taken", func() bool {
+	rig.Eventually(t, 10*time.Second, "everything was taken", func() bool {
 		return strings.Contains(s.logs(t, "--release", "2"), "binary is over")
 	})
 	s.records(t, "--release", "2") // checks each line

@@ -77,7 +77,7 @@ func TestSecrets(t *testing.T) {
 	if o := s.up(t); o.code != 0 {
 		t.Fatalf("exit code %d, %v", o.code, o.err)
 	}
-	eventually(t, 10*time.Second, "the service said everything", func() bool {
+	rig.Eventually(t, 10*time.Second, "the service said everything", func() bool {
 		return strings.Contains(s.logs(t), "secrets are over")
 	})
 	for name := range secretValues {

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
 	"github.com/fairlead-dev/fairlead/internal/fail"
@@ -264,21 +263,4 @@ func (s *service) logs(t *testing.T, args ...string) string {
 		t.Fatalf("fairlead logs %s: exit code %d\n%s", strings.Join(args, " "), code, stderr)
 	}
 	return out
-}
-
-// eventually asks until f says yes; what a daemon does by itself has no other end to wait for.
-func eventually(t *testing.T, within time.Duration, what string, f func() bool) {
-	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	late := time.After(within)
-	for !f() {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("after %s still not: %s", within, what)
-		case <-t.Context().Done():
-			t.Fatal(t.Context().Err())
-		}
-	}
 }

@@ -18,24 +18,3 @@ func fairleadPort(b *testing.B, m *rig.Machine) string {
 	}
 	return strconv.Itoa(st.Services[0].Instances[0].Port)
 }
-
-func daemonPID(b *testing.B, m *rig.Machine, role string) int {
-	b.Helper()
-	out, stderr, code := m.Run(b, "agent", "status", "--json")
-	var st struct {
-		Processes []struct {
-			Role string
-			PID  int
-		}
-	}
-	if code != 0 || json.Unmarshal([]byte(out), &st) != nil {
-		b.Fatalf("agent status: %s%s", out, stderr)
-	}
-	for _, p := range st.Processes {
-		if p.Role == role {
-			return p.PID
-		}
-	}
-	b.Fatalf("no %s", role)
-	return 0
-}

@@ -189,7 +189,7 @@ func BenchmarkRestart(b *testing.B) {
 		port := fairleadPort(b, m)
 		ours := median(b, "127.0.0.1:"+port, stable)
 		b.ReportMetric(ours.Seconds()*1e3, "fairlead-ms")
-		b.ReportMetric(rss(b, daemonPID(b, m, "supervisor")), "fairlead-supervisor-MB")
+		b.ReportMetric(rss(b, m.PID(b, "supervisor")), "fairlead-supervisor-MB")
 
 		spawn(b, []string{"PORT=28911"}, "/bin/sh", "-c", "while :; do "+bin+"; done")
 		loop := median(b, "127.0.0.1:28911", 200*time.Millisecond)

@@ -25,6 +25,9 @@ func TestMain(m *testing.M) { rig.Main(m) }
 
 const instances = 2
 
+// patience is how long a machine may take to come right.
+const patience = time.Minute
+
 // strategies are the specs of the services, by their name.
 var strategies = map[string]string{
 	"blue-green": "strategy: blue-green",
@@ -130,17 +133,6 @@ func settled(t *testing.T, m *rig.Machine, name string) bool {
 	return code == 0 && json.Unmarshal([]byte(out), &h) == nil && len(h) == 1 && h[0].Outcome != "running"
 }
 
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(60 * time.Second); !f(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("it did not come about: %s", what)
-		}
-	}
-}
-
 func TestKillAtEveryStep(t *testing.T) {
 	m := rig.NewMachine(t)
 	for name, strategy := range strategies {
@@ -151,7 +143,7 @@ func TestKillAtEveryStep(t *testing.T) {
 				steps := 1
 				for step := 1; step <= steps; step++ {
 					steps = interrupted(t, m, name, role, step)
-					eventually(t, fmt.Sprintf("%s: one release alone after the %s was killed at step %d of %d", name, role, step, steps),
+					rig.Eventually(t, patience, fmt.Sprintf("%s: one release alone after the %s was killed at step %d of %d", name, role, step, steps),
 						func() bool { return settled(t, m, name) })
 				}
 				if steps < 5 {
@@ -181,7 +173,7 @@ func TestKillOfTheEdge(t *testing.T) {
 		if _, err := rig.Get(t, "http://"+addr+"/"); err != nil {
 			t.Fatalf("a request right behind the kill: %v", err)
 		}
-		eventually(t, "a new edge", func() bool { return victim(t, m, "edge", 0) != old })
+		rig.Eventually(t, patience, "a new edge", func() bool { return victim(t, m, "edge", 0) != old })
 	}
 }
 
@@ -215,5 +207,5 @@ func TestPowerLoss(t *testing.T) {
 	if _, err := rig.Get(t, r.URL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "all instances", func() bool { return settled(t, m, "power") })
+	rig.Eventually(t, patience, "all instances", func() bool { return settled(t, m, "power") })
 }

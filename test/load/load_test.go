@@ -25,6 +25,9 @@ func TestMain(m *testing.M) { rig.Main(m) }
 
 const rounds = 10
 
+// patience is how long a machine may take to come right.
+const patience = 30 * time.Second
+
 func app(t *testing.T) string { return filepath.Join(rig.Root(t), "test", "load", "testdata", "app") }
 
 // edgeCounts sums the machine's own counters of requests and failures.
@@ -61,45 +64,11 @@ func status(t *testing.T, m *rig.Machine) api.Service {
 	return st.Services[0]
 }
 
-// pid returns the number of one of the machine's processes.
-func pid(t *testing.T, m *rig.Machine, role string) int {
-	t.Helper()
-	out, stderr, code := m.Run(t, "agent", "status", "--json")
-	var st struct {
-		Processes []struct {
-			Role string
-			PID  int
-		}
-	}
-	if code != 0 || json.Unmarshal([]byte(out), &st) != nil {
-		t.Fatalf("agent status: %s%s", out, stderr)
-	}
-	for _, p := range st.Processes {
-		if p.Role == role {
-			return p.PID
-		}
-	}
-	t.Fatalf("no %s in %s", role, out)
-	return 0
-}
-
-// eventually asks until f says yes.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(30 * time.Second); !f(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("it did not come about: %s", what)
-		}
-	}
-}
-
 func TestNoRequestIsLost(t *testing.T) {
 	m := rig.NewMachine(t)
 	r := m.Up(t, app(t))
 	s := newSwarm(t, strings.TrimPrefix(r.URL, "http://"))
-	eventually(t, "load", func() bool { return s.total.Load() > 1000 })
+	rig.Eventually(t, patience, "load", func() bool { return s.total.Load() > 1000 })
 	phase := func(name string, mayFail bool, f func()) {
 		before, failed, begun := s.total.Load(), s.failed.Load(), time.Now()
 		for range rounds {
@@ -122,14 +91,14 @@ func TestNoRequestIsLost(t *testing.T) {
 		}
 	})
 	phase("kills of the agent", false, func() {
-		old := pid(t, m, "agent")
+		old := m.PID(t, "agent")
 		kill(t, old)
-		eventually(t, "a new agent", func() bool { return pid(t, m, "agent") != old && answers(t, m) })
+		rig.Eventually(t, patience, "a new agent", func() bool { return m.PID(t, "agent") != old && answers(t, m) })
 	})
 	phase("kills of the supervisor", false, func() {
-		old := pid(t, m, "supervisor")
+		old := m.PID(t, "supervisor")
 		kill(t, old)
-		eventually(t, "a new supervisor", func() bool { return pid(t, m, "supervisor") != old && answers(t, m) })
+		rig.Eventually(t, patience, "a new supervisor", func() bool { return m.PID(t, "supervisor") != old && answers(t, m) })
 	})
 	phase("replacements of the edge", false, func() {
 		if _, stderr, code := m.Run(t, "agent", "upgrade"); code != 0 {
@@ -141,7 +110,7 @@ func TestNoRequestIsLost(t *testing.T) {
 		i := status(t, m).Instances[turn%2] // in turn: one that dies again and again is started ever later
 		turn++
 		kill(t, i.Process.PID)
-		eventually(t, "a new process", func() bool {
+		rig.Eventually(t, patience, "a new process", func() bool {
 			now := status(t, m).Instances
 			return len(now) == 2 && now[i.Number-1].Process.PID != i.Process.PID && now[0].State == "ready" && now[1].State == "ready"
 		})
@@ -252,7 +221,7 @@ func TestWarmInstancesAreGoneBackTo(t *testing.T) {
 	}
 	spec("1s")
 	m.Up(t, dir)
-	eventually(t, "what was warm is stopped", func() bool {
+	rig.Eventually(t, patience, "what was warm is stopped", func() bool {
 		s := status(t, m)
 		return s.Current == 3 && len(processes(s, 1))+len(processes(s, 2)) == 0 && len(processes(s, 3)) == 2
 	})
