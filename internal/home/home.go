@@ -58,7 +58,7 @@ func (d Dirs) Make() error {
 		return err
 	}
 	for _, p := range []string{d.Run, d.private("agent"), d.private("supervisor"), d.private("edge"), d.private("log"),
-		d.Blobs(), d.Logs(), d.Fifos(), d.private("bin")} {
+		d.Artifacts(), d.Layers(), d.Logs(), d.Fifos(), d.private("bin")} {
 		if err := mkdir(p, 0o700); err != nil {
 			return err
 		}
@@ -106,8 +106,14 @@ func (d Dirs) DaemonLog(role string) string { return filepath.Join(d.State, "log
 // DB is the agent's database.
 func (d Dirs) DB() string { return filepath.Join(d.State, "agent", "state.db") }
 
-// Blobs holds artifacts by digest.
-func (d Dirs) Blobs() string { return filepath.Join(d.State, "blobs") }
+// Artifacts holds what is known of each artifact, by its digest.
+func (d Dirs) Artifacts() string { return filepath.Join(d.State, "artifacts") }
+
+// Layers holds unpacked programs, by the digest of the layer they came in.
+func (d Dirs) Layers() string { return filepath.Join(d.State, "layers") }
+
+// Policy says what the machine asks of artifacts.
+func (d Dirs) Policy() string { return filepath.Join(d.State, "agent", "policy.json") }
 
 // Logs holds the logs of all services.
 func (d Dirs) Logs() string { return filepath.Join(d.State, "logs") }
