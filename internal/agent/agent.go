@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
+	"github.com/fairlead-dev/fairlead/internal/depot"
 	"github.com/fairlead-dev/fairlead/internal/edge"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
@@ -25,6 +26,7 @@ type Agent struct {
 	info    api.Info
 	log     *slog.Logger
 	journal *journal.Journal
+	depot   depot.Depot
 	machine *machine.Machine
 	stats   *edge.Stats
 	samples sampler
@@ -45,7 +47,7 @@ func Open(ctx context.Context, d home.Dirs, version string, log *slog.Logger) (*
 		j.Close()
 		return nil, err
 	}
-	return &Agent{dirs: d, log: log, journal: j, stats: st, machine: machine.New(d, st, log), ctx: ctx, runs: map[int64]*run{},
+	return &Agent{dirs: d, log: log, journal: j, stats: st, depot: depot.At(d), machine: machine.New(d, st, log), ctx: ctx, runs: map[int64]*run{},
 		info: api.Info{Version: version, Protocol: api.Protocol, PID: os.Getpid(), Started: time.Now()}}, nil
 }
 
@@ -170,30 +172,7 @@ func (a *Agent) prune(service, env string, keep int) {
 			a.log.Error("cannot prune", "service", service, "release", r.ID, "error", err)
 		}
 	}
-	a.pruneBlobs()
-}
-
-// pruneBlobs removes artifacts that no release uses any more.
-func (a *Agent) pruneBlobs() {
-	used := map[string]bool{}
-	envs, err := a.journal.Environments(a.ctx)
-	if err != nil {
-		return
-	}
-	for _, e := range envs {
-		all, err := a.journal.Releases(a.ctx, e.Service, e.Environment)
-		if err != nil {
-			return
-		}
-		for _, r := range all {
-			used[machine.BlobPath(a.dirs, r.Artifact.Digest)] = true
-		}
-	}
-	for _, f := range blobFiles(a.dirs) {
-		if fi, err := os.Stat(f); err == nil && !used[f] && time.Since(fi.ModTime()) > time.Hour {
-			os.Remove(f) // an hour, so that one that was just sent for a release to come stays
-		}
-	}
+	a.pruneArtifacts()
 }
 
 func notFound(err error) bool { return fail.KindOf(err) == fail.NotFound }

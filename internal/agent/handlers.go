@@ -23,8 +23,13 @@ import (
 func (a *Agent) Handler() http.Handler {
 	mux := http.NewServeMux()
 	rpc.Handle(mux, "GET /v1/info", func(*http.Request) (any, error) { return a.info, nil })
-	rpc.Handle(mux, "GET /v1/blobs/{digest}", a.hasBlob)
-	rpc.Handle(mux, "PUT /v1/blobs/{digest}", a.putBlob)
+	rpc.Handle(mux, "POST /v1/artifacts", a.offer)
+	rpc.Handle(mux, "PUT /v1/layers/{digest}", a.putLayer)
+	rpc.Handle(mux, "GET /v1/policy", func(*http.Request) (any, error) {
+		p, _, err := a.depot.Policy()
+		return p, err
+	})
+	rpc.Handle(mux, "PUT /v1/policy", a.setPolicy)
 	rpc.Handle(mux, "POST /v1/plan", func(r *http.Request) (any, error) {
 		i, err := intentOf(r, a.deploy)
 		if err != nil {
@@ -214,7 +219,7 @@ func (a *Agent) remove(ctx context.Context, m api.Move) error {
 	if err := a.journal.Remove(ctx, m.Service, m.Environment); err != nil {
 		return err
 	}
-	a.pruneBlobs()
+	a.pruneArtifacts()
 	return nil
 }
 

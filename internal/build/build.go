@@ -1,367 +1,312 @@
-// Package build makes a static, reproducible program out of a Go module, and looks at the result rather than trusting it.
+// Package build makes static, reproducible programs out of a Go module, for every platform that is asked for, and looks
+// at the results rather than trusting them.
 package build
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"sort"
 	"strings"
+	"sync"
 
 	"github.com/rogpeppe/go-internal/lockedfile"
 
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
-	"github.com/fairlead-dev/fairlead/internal/release"
+	"github.com/fairlead-dev/fairlead/internal/home"
+	"github.com/fairlead-dev/fairlead/internal/inspect"
+	"github.com/fairlead-dev/fairlead/internal/platform"
 	"github.com/fairlead-dev/fairlead/internal/spec"
 )
 
 // Params say what to build.
 type Params struct {
-	Dir      string     // the service's folder, inside a Go module
-	Build    spec.Build // of the spec
-	Name     string     // the program's file name
-	Platform string     // GOOS/GOARCH; "" for this machine's
-	Cache    string     // folder for outputs; "" for the user's cache folder
-	Go       string     // the go command; "" for the one on PATH
+	Dir       string              // the service's folder, inside a Go module
+	Build     spec.Build          // of the spec
+	Name      string              // the program's file name
+	Platforms []platform.Platform // none: this machine's
+	Cache     string              // folder for outputs; "" for the user's cache folder
+	Go        string              // the go command; "" for the one on PATH
+	Fresh     string              // folder for an empty build cache of Go; "" for the user's, which is warm
 }
 
-// Result is a built program on disk. The file stays in the cache and belongs to this package: copy or link it.
-type Result struct {
-	Artifact release.Artifact
-	Path     string
+// Output is what was built. The files lie in the cache and stay locked against other builds until Close.
+type Output struct {
+	Source    Source
+	GoVersion string  // of the toolchain that made the programs, as they say themselves
+	Builds    []Built // one a platform, in the order they were asked for
+	unlock    []func()
 }
 
-// Run builds. A program that does not compile gives a [fail.Build] with the compiler's own lines, one that is not what was
-// asked for a [fail.Build] that says what it is instead.
-func Run(ctx context.Context, p Params, sink event.Sink) (Result, error) {
+// Close lets other builds of the same service write the files again.
+func (o *Output) Close() {
+	for _, f := range o.unlock {
+		f()
+	}
+	o.unlock = nil
+}
+
+// Built is the programs for one platform.
+type Built struct {
+	Platform platform.Platform
+	Programs []Program // the service's own first, the others by name
+	Args     []string  // of the go command for the first program, without where its output goes
+	Env      []string  // what stood in the go command's environment beside the user's own
+}
+
+// Program is one built executable file.
+type Program struct {
+	Name      string // its file name
+	Path      string // where it lies now
+	Main      string // import path of its main package
+	Size      int64  // bytes
+	Digest    string // sha256:...
+	BuildID   string // Go's, which changes with the content; "" where it was switched off
+	GoVersion string
+}
+
+// Host is the platform of this machine.
+func Host() platform.Platform { return platform.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH} }
+
+// Run builds every program for every platform, as many at once as there are processors. A program that does not compile
+// gives a [fail.Build] with the compiler's own lines, one that is not what was asked for a [fail.Build] that says what it
+// is instead. The caller closes the output.
+func Run(ctx context.Context, p Params, sink event.Sink) (*Output, error) {
 	if p.Go == "" {
 		p.Go = "go"
 	}
-	goos, goarch := p.platform()
-	main, err := Main(ctx, p)
+	if len(p.Platforms) == 0 {
+		p.Platforms = []platform.Platform{Host()}
+	}
+	out := &Output{Source: Describe(ctx, p.Dir), Builds: make([]Built, len(p.Platforms))}
+	var mu sync.Mutex
+	j := &job{Params: p, source: out.Source, sink: func(e event.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		sink.Send(e)
+	}}
+	mains, err := j.mains(ctx, p.Platforms[0])
 	if err != nil {
-		return Result{}, err
+		return nil, err
 	}
-	src := describe(ctx, p.Dir)
-	out, unlock, err := p.output(main, goos, goarch)
-	if err != nil {
-		return Result{}, err
+	j.sink.Send(event.Event{Type: "build", Text: fmt.Sprintf("build %s for %s", mains[0].ImportPath, j.platforms())})
+	if out.unlock, err = j.lock(); err != nil {
+		return nil, err
 	}
-	defer unlock()
-	sink.Send(event.Event{Type: "build", Text: fmt.Sprintf("build %s for %s/%s", main.ImportPath, goos, goarch)})
-	args := p.args(main, src, out)
-	cmd := exec.CommandContext(ctx, p.Go, args...)
-	cmd.Dir, cmd.Env = p.Dir, p.env()
-	if err := compile(ctx, cmd, p.packages(ctx, main), main.ImportPath, sink); err != nil {
-		return Result{}, err
+	if err := j.all(ctx, out.Builds); err != nil {
+		out.Close()
+		return nil, err
 	}
-	info, err := Inspect(out)
-	if err != nil {
-		return Result{}, err
-	}
-	if err := info.verify(goos, goarch); err != nil {
-		return Result{}, err
-	}
-	digest, size, err := digestFile(out)
-	if err != nil {
-		return Result{}, err
-	}
-	a := release.Artifact{Digest: digest, Size: size, Name: p.Name, Platform: goos + "/" + goarch, Version: src.version, Commit: src.commit,
-		Modified: src.modified, Time: src.time, GoVersion: info.GoVersion, Main: main.ImportPath}
-	sink.Send(event.Event{Type: "build", Text: fmt.Sprintf("built %s %s (%.1f MB, static, %s)", p.Name, a.Version, float64(size)/1e6, info.GoVersion), Data: a})
-	return Result{Artifact: a, Path: out}, nil
+	out.GoVersion = out.Builds[0].Programs[0].GoVersion
+	j.sink.Send(event.Event{Type: "build", Text: fmt.Sprintf("built %s %s (%s)", p.Name, out.Source.Version, out.GoVersion), Data: out.Builds})
+	return out, nil
 }
 
-// output is where the program goes: the same place for the same package, so that the go command sees when there is
-// nothing to do. Two builds at once wait for each other.
-func (p Params) output(main Package, goos, goarch string) (string, func(), error) {
-	cache := p.Cache
-	if cache == "" {
-		user, err := os.UserCacheDir()
-		if err != nil {
-			return "", nil, err
-		}
-		cache = filepath.Join(user, "fairlead", "build")
-	}
-	key := sha256.Sum256([]byte(main.Dir))
-	dir := filepath.Join(cache, hex.EncodeToString(key[:8]), goos+"-"+goarch)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", nil, err
-	}
-	unlock, err := lockedfile.MutexAt(filepath.Join(dir, ".lock")).Lock()
-	if err != nil {
-		return "", nil, err
-	}
-	return filepath.Join(dir, p.Name), unlock, nil
+// job is one run.
+type job struct {
+	Params
+	source Source
+	sink   event.Sink
 }
 
-func (p Params) args(main Package, src source, out string) []string {
-	var ld []string
-	if !p.Build.Debug {
-		ld = append(ld, "-s", "-w")
+func (j *job) platforms() string {
+	var names []string
+	for _, p := range j.Platforms {
+		names = append(names, p.String())
 	}
-	for _, x := range versionVars(main, src) {
-		ld = append(ld, "-X", quoteFlag(x))
-	}
-	ld = append(ld, p.Build.Ldflags...)
-	args := []string{"build", "-v", "-trimpath", "-o", out}
-	if len(ld) > 0 {
-		args = append(args, "-ldflags="+strings.Join(ld, " "))
-	}
-	if src.vcs {
-		args = append(args, "-buildvcs=true")
-	} else {
-		args = append(args, "-buildvcs=false")
-	}
-	if len(p.Build.Tags) > 0 {
-		args = append(args, "-tags="+strings.Join(p.Build.Tags, ","))
-	}
-	return append(append(args, p.Build.Flags...), main.ImportPath)
+	return strings.Join(names, ", ")
 }
 
-// quoteFlag protects a -X value with spaces from the go command's splitting.
-func quoteFlag(s string) string {
-	if strings.ContainsAny(s, " \t'\"") {
-		return "'" + strings.ReplaceAll(s, "'", "") + "'"
+// all builds the platforms side by side. The first error ends the others, which would only repeat it.
+func (j *job) all(ctx context.Context, builds []Built) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
+	errs := make([]error, len(builds))
+	var first sync.Once
+	var cause error
+	var wg sync.WaitGroup
+	for i, pl := range j.Platforms {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			if ctx.Err() != nil {
+				return
+			}
+			if builds[i], errs[i] = j.one(ctx, pl); errs[i] != nil {
+				first.Do(func() {
+					cause = errs[i]
+					cancel()
+				})
+			}
+		})
 	}
-	return s
-}
-
-func (p Params) platform() (goos, goarch string) {
-	if p.Platform == "" {
-		return runtime.GOOS, runtime.GOARCH
-	}
-	goos, goarch, _ = strings.Cut(p.Platform, "/")
-	return goos, goarch
-}
-
-// env is the environment of every go command: the packages are listed as they are for the platform that is built for.
-func (p Params) env() []string {
-	goos, goarch := p.platform()
-	cgo := "0"
-	if p.Build.Cgo {
-		cgo = "1"
-	}
-	env := append(os.Environ(), "GOOS="+goos, "GOARCH="+goarch, "CGO_ENABLED="+cgo)
-	keys := make([]string, 0, len(p.Build.Env))
-	for k := range p.Build.Env {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	for _, k := range keys {
-		env = append(env, k+"="+p.Build.Env[k])
-	}
-	return env
-}
-
-// packages lists the import paths that the program is made of, to tell the compiler's progress from its complaints.
-func (p Params) packages(ctx context.Context, main Package) map[string]bool {
-	args := append([]string{"list", "-deps"}, p.listFlags()...)
-	cmd := exec.CommandContext(ctx, p.Go, append(args, main.ImportPath)...)
-	cmd.Dir, cmd.Env = p.Dir, p.env()
-	b, err := cmd.Output()
-	if err != nil {
-		return nil // go build will say what is wrong
-	}
-	all := map[string]bool{}
-	for line := range strings.Lines(string(b)) {
-		all[strings.TrimSpace(line)] = true
-	}
-	return all
-}
-
-func (p Params) listFlags() []string {
-	var out []string
-	if len(p.Build.Tags) > 0 {
-		out = append(out, "-tags="+strings.Join(p.Build.Tags, ","))
-	}
-	for _, f := range p.Build.Flags {
-		if strings.HasPrefix(f, "-mod=") || strings.HasPrefix(f, "-modfile=") {
-			out = append(out, f)
-		}
-	}
-	return out
-}
-
-// compile runs the go command. Its lines that only name a package are progress; the others are the compiler's own.
-func compile(ctx context.Context, cmd *exec.Cmd, all map[string]bool, name string, sink event.Sink) error {
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		return err
-	}
-	var stdout bytes.Buffer
-	cmd.Stdout = &stdout
-	if err := cmd.Start(); err != nil {
-		return goError(ctx, cmd, err)
-	}
-	var lines []string
-	done := int64(0)
-	in := bufio.NewReader(stderr)
-	for {
-		line, err := in.ReadString('\n')
-		if line = strings.TrimRight(line, "\r\n"); line != "" {
-			if all[line] {
-				done++
-				sink.Send(event.Event{Type: "compile", Text: line, Done: done})
-			} else {
-				lines = append(lines, line)
+	wg.Wait()
+	if len(builds) > 1 && fail.KindOf(cause) == fail.Build {
+		for i, err := range errs {
+			if err == cause { //nolint:errorlint // the same error, not one like it
+				e := *fail.As(err)
+				e.Op = strings.TrimSpace(j.Platforms[i].String() + " " + e.Op)
+				return &e
 			}
 		}
+	}
+	if cause == nil {
+		return context.Cause(ctx)
+	}
+	return cause
+}
+
+// one builds for one platform: the programs one after the other, because the second needs most of what the first made.
+func (j *job) one(ctx context.Context, pl platform.Platform) (Built, error) {
+	b := Built{Platform: pl}
+	mains, err := j.mains(ctx, pl)
+	if err != nil {
+		return b, err
+	}
+	dir, err := j.outputDir(pl)
+	if err != nil {
+		return b, err
+	}
+	for i, m := range mains {
+		args, env := j.args(m, pl), j.env(pl)
+		if i == 0 {
+			b.Args, b.Env = args, env
+		}
+		path := filepath.Join(dir, j.programName(m, pl))
+		if err := j.compile(ctx, append([]string{"build", "-v", "-o", path}, args...), env, m.ImportPath); err != nil {
+			return b, err
+		}
+		prog, err := j.look(path, pl)
 		if err != nil {
-			break
+			return b, err
+		}
+		prog.Name, prog.Main = m.Program, m.ImportPath
+		b.Programs = append(b.Programs, prog)
+	}
+	size := int64(0)
+	for _, x := range b.Programs {
+		size += x.Size
+	}
+	j.sink.Send(event.Event{Type: "built", Text: fmt.Sprintf("%s (%.1f MB, %s, %s)", pl, float64(size)/1e6, j.linkage(), b.Programs[0].GoVersion), Data: b.Programs})
+	return b, nil
+}
+
+func (j *job) linkage() string {
+	if j.Build.Race {
+		return "with the race detector"
+	}
+	return "static"
+}
+
+func (j *job) programName(m main, pl platform.Platform) string {
+	if pl.OS == "windows" {
+		return m.Program + ".exe"
+	}
+	return m.Program
+}
+
+// memoFile keeps what was found out about a program, beside it.
+const memoFile = ".memo.json"
+
+// look inspects a built program, or recalls what it found when the program's Go build ID says that it is the same as
+// last time: the ID's last part is a hash of the content (cmd/go/internal/work/buildid.go). The file's times say nothing,
+// since the go command touches what it does not build again.
+func (j *job) look(path string, pl platform.Platform) (Program, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return Program{}, fail.New(fail.Build, "", "the go command left no program at %s: %w", path, err).Hinted("remove -o, -n and -buildmode from build.flags")
+	}
+	id, err := inspect.BuildID(path)
+	if err != nil {
+		id = ""
+	}
+	memos := map[string]Program{}
+	memo := filepath.Join(filepath.Dir(path), memoFile)
+	if err := home.ReadJSON(memo, &memos); err != nil {
+		memos = map[string]Program{} // it can be made again
+	}
+	if m, ok := memos[path]; ok && id != "" && m.BuildID == id && m.Size == fi.Size() {
+		return m, nil
+	}
+	prog := Program{Path: path, BuildID: id}
+	info, err := inspect.File(path, inspect.Options{FileOnly: true})
+	if err != nil {
+		return prog, err
+	}
+	if err := j.verify(info, pl); err != nil {
+		return prog, err
+	}
+	prog.GoVersion = info.Go.Version
+	if prog.Digest, prog.Size, err = Digest(path); err != nil {
+		return prog, err
+	}
+	memos[path] = prog
+	return prog, home.WriteJSON(memo, memos, 0o644)
+}
+
+// outputDir is where the programs go: the same place for the same service, so that the go command sees when there is
+// nothing to do.
+func (j *job) outputDir(pl platform.Platform) (string, error) {
+	cache := j.Cache
+	if cache == "" {
+		var err error
+		if cache, err = home.Cache("build"); err != nil {
+			return "", err
 		}
 	}
-	err = cmd.Wait()
-	if err == nil {
-		return nil
+	dir, err := filepath.Abs(j.Dir)
+	if err != nil {
+		return "", err
 	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	name := strings.ReplaceAll(pl.String(), "/", "-")
+	if j.Build.Race {
+		name += "-race"
 	}
-	e := fail.New(fail.Build, "", "%s does not compile", name)
-	e.Lines = append(lines, splitLines(stdout.String())...)
-	e.Hint = buildHint(e.Lines)
-	return e
+	out := filepath.Join(cache, home.Key(dir+"\x00"+j.Build.Main), name)
+	return out, os.MkdirAll(out, 0o755)
 }
 
-// goError says why a go command could not do its work, where that is not for what it was given.
-func goError(ctx context.Context, cmd *exec.Cmd, err error) error {
-	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case errors.Is(err, exec.ErrNotFound):
-		return fail.New(fail.Preflight, "", "there is no `%s` command on PATH", cmd.Args[0]).Hinted("install Go, or add its bin folder to PATH")
+// lock keeps other builds of the service away. The folders are locked in one order, or two builds could wait for each other.
+func (j *job) lock() ([]func(), error) {
+	var dirs []string
+	for _, pl := range j.Platforms {
+		d, err := j.outputDir(pl)
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, d)
 	}
-	return err
+	sort.Strings(dirs)
+	var held []func()
+	for i, d := range dirs {
+		if i > 0 && d == dirs[i-1] {
+			continue
+		}
+		unlock, err := lockedfile.MutexAt(filepath.Join(d, ".lock")).Lock()
+		if err != nil {
+			(&Output{unlock: held}).Close()
+			return nil, err
+		}
+		held = append(held, unlock)
+	}
+	return held, nil
 }
 
-func splitLines(text string) []string {
-	if text = strings.TrimSpace(text); text == "" {
-		return nil
-	}
-	return strings.Split(text, "\n")
-}
-
-// buildHint knows the complaints that have one answer.
-func buildHint(lines []string) string {
-	text := strings.Join(lines, "\n")
-	switch {
-	case strings.Contains(text, "build constraints exclude all Go files"):
-		return "a package in the list has only cgo files; fairlead builds without cgo. Set `build: {cgo: true}` and link statically, or use a pure-Go package"
-	case strings.Contains(text, "missing go.sum entry"), strings.Contains(text, "updates to go.mod needed"), strings.Contains(text, "no required module provides"):
-		return "run `go mod tidy` in the module's folder"
-	case strings.Contains(text, "no space left on device"):
-		return "free some space, or point GOCACHE, GOTMPDIR and FAIRLEAD_DIR to a larger disk"
-	case strings.Contains(text, "is not a main package"), strings.Contains(text, "go.mod file not found"):
-		return "set build.main to a main package of this module"
-	}
-	return ""
-}
-
-func digestFile(path string) (string, int64, error) {
+// Digest returns a file's sha256:... and its size in bytes.
+func Digest(path string) (string, int64, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", 0, err
 	}
-	defer f.Close()
 	h := sha256.New()
 	n, err := io.Copy(h, f)
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), n, err
-}
-
-// Package is a main package of a module.
-type Package struct {
-	ImportPath string
-	Dir        string
-	Name       string
-	GoFiles    []string
-	Module     *struct{ Path, Dir string }
-}
-
-// MainPackages lists the main packages below dir, in their import paths' order.
-func MainPackages(ctx context.Context, p Params, pattern string) ([]Package, error) {
-	if p.Go == "" {
-		p.Go = "go"
-	}
-	cmd := exec.CommandContext(ctx, p.Go, append(append([]string{"list", "-e", "-json=ImportPath,Dir,Name,GoFiles,Module,Error"}, p.listFlags()...), pattern)...)
-	cmd.Dir, cmd.Env = p.Dir, p.env()
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	b, err := cmd.Output()
-	if _, ran := errors.AsType[*exec.ExitError](err); err != nil && (!ran || ctx.Err() != nil) {
-		return nil, goError(ctx, cmd, err)
-	}
-	if err != nil {
-		lines := splitLines(stderr.String())
-		return nil, fail.New(fail.Build, "", "the packages in %s cannot be listed: %w", p.Dir, err).WithLines(lines).Hinted("%s", buildHint(lines))
-	}
-	var out []Package
-	for dec := json.NewDecoder(bytes.NewReader(b)); ; {
-		var pkg struct {
-			Package
-			Error *struct{ Err string }
-		}
-		if err := dec.Decode(&pkg); err != nil {
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			return nil, err
-		}
-		if pkg.Error != nil && pkg.Name == "" {
-			return nil, fail.New(fail.Usage, "", "%s", strings.TrimSpace(pkg.Error.Err)).Hinted("set build.main to a main package, as ./cmd/shop")
-		}
-		if pkg.Name == "main" {
-			out = append(out, pkg.Package)
-		}
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].ImportPath < out[j].ImportPath })
-	return out, nil
-}
-
-// Main returns the package to build: the spec's, or the only one there is.
-func Main(ctx context.Context, p Params) (Package, error) {
-	pattern := p.Build.Main
-	if pattern == "" {
-		pattern = "./..."
-	} else if !strings.HasPrefix(pattern, ".") && !filepath.IsAbs(pattern) {
-		if fi, err := os.Stat(filepath.Join(p.Dir, pattern)); err == nil && fi.IsDir() {
-			pattern = "./" + pattern
-		}
-	}
-	mains, err := MainPackages(ctx, p, pattern)
-	if err != nil {
-		return Package{}, err
-	}
-	switch {
-	case len(mains) == 1:
-		return mains[0], nil
-	case len(mains) == 0 && p.Build.Main != "":
-		return Package{}, fail.New(fail.Usage, "", "%s is not a main package", p.Build.Main).Hinted("set build.main to a folder whose Go files say `package main`")
-	case len(mains) == 0:
-		return Package{}, fail.New(fail.Usage, "", "there is no main package in %s", p.Dir).Hinted("a service needs a `package main`; `fairlead init --new NAME` makes one")
-	}
-	var names []string
-	for _, m := range mains {
-		if m.Dir == p.Dir && p.Build.Main == "" {
-			return m, nil // the one that stands beside fairlead.yaml
-		}
-		rel, err := filepath.Rel(p.Dir, m.Dir)
-		if err != nil {
-			rel = m.Dir
-		}
-		names = append(names, "./"+filepath.ToSlash(rel))
-	}
-	return Package{}, fail.New(fail.Usage, "", "the module has %d main packages: %s", len(names), strings.Join(names, ", ")).
-		Hinted("set `build: {main: %s}` in fairlead.yaml", names[0])
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), n, errors.Join(err, f.Close())
 }

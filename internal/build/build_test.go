@@ -14,7 +14,6 @@ import (
 
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
-	"github.com/fairlead-dev/fairlead/internal/release"
 	"github.com/fairlead-dev/fairlead/internal/spec"
 )
 
@@ -74,13 +73,20 @@ func repository(t *testing.T, dir string) {
 	git(t, dir, "tag", "v1.2.3")
 }
 
-func run(t *testing.T, p Params) Result {
+// result is what a build of one program for one platform came to.
+type result struct {
+	Program
+	Source
+}
+
+func run(t *testing.T, p Params) result {
 	t.Helper()
-	r, err := Run(t.Context(), p, nil)
+	out, err := Run(t.Context(), p, nil)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, strings.Join(fail.As(err).Lines, "\n"))
 	}
-	return r
+	defer out.Close()
+	return result{out.Builds[0].Programs[0], out.Source}
 }
 
 // refused builds what must not build, and returns the error's parts.
@@ -105,10 +111,12 @@ func contains(t *testing.T, have string, want ...string) {
 func TestBuild(t *testing.T) {
 	p := module(t, map[string]string{"main.go": small, "lib/lib.go": "package lib\n"})
 	var events []event.Event
-	r, err := Run(t.Context(), p, func(e event.Event) { events = append(events, e) })
+	o, err := Run(t.Context(), p, func(e event.Event) { events = append(events, e) })
 	if err != nil {
 		t.Fatal(err)
 	}
+	o.Close()
+	r := o.Builds[0].Programs[0]
 	out, err := exec.CommandContext(t.Context(), r.Path).CombinedOutput()
 	if err != nil || string(out) != " \n" {
 		t.Errorf("it prints %q: %v", out, err)
@@ -117,18 +125,19 @@ func TestBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := r.Artifact
-	want := release.Artifact{Digest: a.Digest, Size: fi.Size(), Name: "shop", Platform: runtime.GOOS + "/" + runtime.GOARCH,
-		Version: "v0.0.0-unknown", GoVersion: runtime.Version(), Main: "example.com/shop"}
-	if a != want || !strings.HasPrefix(a.Digest, "sha256:") || len(a.Digest) != 71 {
-		t.Errorf("got  %+v\nwant %+v", a, want)
+	want := Program{Digest: r.Digest, Size: fi.Size(), Name: "shop", Path: r.Path, BuildID: r.BuildID, GoVersion: runtime.Version(), Main: "example.com/shop"}
+	if r != want || !strings.HasPrefix(r.Digest, "sha256:") || len(r.Digest) != 71 || r.BuildID == "" {
+		t.Errorf("got  %+v\nwant %+v", r, want)
+	}
+	if o.Source != (Source{Version: "v0.0.0-unknown"}) || o.GoVersion != runtime.Version() || o.Builds[0].Platform != Host() {
+		t.Errorf("%+v", o)
 	}
 	last := events[len(events)-1]
-	if events[0].Text != "build example.com/shop for "+a.Platform || last.Type != "build" || last.Data != any(a) || last.Time.IsZero() {
+	if events[0].Text != "build example.com/shop for "+Host().String() || last.Type != "build" || last.Time.IsZero() {
 		t.Errorf("%+v", events)
 	}
-	contains(t, last.Text, "built shop v0.0.0-unknown", "MB, static, go")
-	if again := run(t, p); again.Artifact.Digest != a.Digest || again.Path != r.Path {
+	contains(t, last.Text, "built shop v0.0.0-unknown", "go1.")
+	if again := run(t, p); again.Program != r {
 		t.Errorf("%+v the second time", again)
 	}
 }
@@ -140,13 +149,15 @@ func TestProgressNamesPackages(t *testing.T) {
 		"lib/lib.go": fmt.Sprintf("package lib\n\nfunc F() { println(%q) }\n", t.TempDir()),
 	})
 	var got []string
-	if _, err := Run(t.Context(), p, func(e event.Event) {
+	o, err := Run(t.Context(), p, func(e event.Event) {
 		if e.Type == "compile" {
 			got = append(got, fmt.Sprint(e.Done, " ", e.Text))
 		}
-	}); err != nil {
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
+	o.Close()
 	if want := []string{"1 example.com/shop/lib", "2 example.com/shop"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("%q", got)
 	}
@@ -210,8 +221,9 @@ func TestWhichMain(t *testing.T) {
 	for main, want := range map[string]string{"": "example.com/shop", ".": "example.com/shop", "./cmd/tool": "example.com/shop/cmd/tool",
 		"cmd/tool": "example.com/shop/cmd/tool", "example.com/shop/cmd/tool": "example.com/shop/cmd/tool", "./cmd/...": "example.com/shop/cmd/tool",
 		filepath.Join(p.Dir, "cmd", "tool"): "example.com/shop/cmd/tool"} {
-		p.Build.Main = main
-		if got, err := Main(t.Context(), p); err != nil || got.ImportPath != want {
+		j := &job{Params: p}
+		j.Go = "go"
+		if got, err := j.main(t.Context(), Host(), main); err != nil || got.ImportPath != want {
 			t.Errorf("%q: %s (%v), want %s", main, got.ImportPath, err, want)
 		}
 	}
@@ -242,8 +254,8 @@ func TestTagsLdflagsAndDebug(t *testing.T) {
 	if err != nil || string(out) != "extra two words\n" {
 		t.Errorf("%q %v", out, err)
 	}
-	if r.Artifact.Size <= stripped.Artifact.Size {
-		t.Errorf("with symbols %d bytes, without %d", r.Artifact.Size, stripped.Artifact.Size)
+	if r.Size <= stripped.Size {
+		t.Errorf("with symbols %d bytes, without %d", r.Size, stripped.Size)
 	}
 }
 

@@ -5,56 +5,91 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"net/url"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
-// source is what version control says of the tree.
-type source struct {
-	vcs      bool
-	version  string // git describe, or the short commit
-	commit   string
-	modified bool
-	time     time.Time // of the commit, so that it is the same in every build of it
+// Source is what version control says of the tree.
+type Source struct {
+	VCS      bool      // the tree is in a git repository with a commit
+	Version  string    // git describe, or the short commit
+	Commit   string    // full hash
+	Branch   string    // "" when none is checked out
+	Remote   string    // where it came from, as https://HOST/PATH, without who fetched it; "" when unknown
+	Modified bool      // the tree differs from the commit
+	Time     time.Time // of the commit, so that it is the same in every build of it
 }
 
-func describe(ctx context.Context, dir string) source {
-	git := func(args ...string) string {
-		cmd := exec.CommandContext(ctx, "git", args...)
-		cmd.Dir = dir
-		b, err := cmd.Output()
-		if err != nil {
-			return ""
+// Describe asks git about the tree at dir; its commands run side by side, because starting them is what takes the time.
+func Describe(ctx context.Context, dir string) Source {
+	asked := [][]string{
+		{"status", "--porcelain=v2", "--branch"},
+		{"describe", "--tags", "--always"},
+		{"log", "-1", "--format=%ct"},
+		{"config", "--get", "remote.origin.url"},
+	}
+	said := make([]string, len(asked))
+	var wg sync.WaitGroup
+	for i, args := range asked {
+		wg.Go(func() {
+			cmd := exec.CommandContext(ctx, "git", args...)
+			cmd.Dir = dir
+			if b, err := cmd.Output(); err == nil {
+				said[i] = strings.TrimSpace(string(b))
+			}
+		})
+	}
+	wg.Wait()
+	s := Source{VCS: true, Version: said[1], Remote: plainRemote(said[3])}
+	for line := range strings.Lines(said[0]) {
+		name, value, _ := strings.Cut(strings.TrimSpace(strings.TrimPrefix(line, "# ")), " ")
+		switch {
+		case !strings.HasPrefix(line, "#"):
+			s.Modified = true // also by an untracked file: the go command counts it too
+		case name == "branch.oid" && value != "(initial)":
+			s.Commit = value
+		case name == "branch.head" && value != "(detached)":
+			s.Branch = value
 		}
-		return strings.TrimSpace(string(b))
 	}
-	s := source{commit: git("rev-parse", "HEAD")}
-	if s.commit == "" {
-		return source{version: "v0.0.0-unknown"}
+	if s.Commit == "" {
+		return Source{Version: "v0.0.0-unknown"}
 	}
-	s.vcs = true
-	s.version = git("describe", "--tags", "--always", "--dirty")
-	s.modified = git("status", "--porcelain") != ""
-	if s.modified && !strings.HasSuffix(s.version, "-dirty") {
-		s.version += "-dirty" // describe does not look at untracked files; the Go command does
+	if s.Modified {
+		s.Version += "-dirty"
 	}
-	if sec, err := strconv.ParseInt(git("log", "-1", "--format=%ct"), 10, 64); err == nil {
-		s.time = time.Unix(sec, 0).UTC()
+	if sec, err := strconv.ParseInt(said[2], 10, 64); err == nil {
+		s.Time = time.Unix(sec, 0).UTC()
 	}
 	return s
 }
 
+// plainRemote writes the address of a repository the same whoever cloned it and however: without user, password and
+// ".git". What is no address of a host, as the path of a folder, says nothing to others and is dropped.
+func plainRemote(raw string) string {
+	if host, path, ok := strings.Cut(raw, ":"); ok && !strings.Contains(raw, "://") && strings.Contains(host, "@") {
+		raw = "ssh://" + host + "/" + path // as scp writes it
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Hostname() == "" || u.Scheme == "file" {
+		return ""
+	}
+	return "https://" + u.Hostname() + "/" + strings.TrimSuffix(strings.Trim(u.Path, "/"), ".git")
+}
+
 // versionVars returns the -X values for the variables that programs usually keep their version in: package-level strings
 // of the main package. The date is the commit's, never today's, or no build could be made twice.
-func versionVars(main Package, s source) []string {
+func versionVars(main Package, s Source) []string {
 	values := map[string]string{
-		"version": s.version, "commit": s.commit, "gitcommit": s.commit, "revision": s.commit,
-		"date": s.time.Format(time.RFC3339), "builddate": s.time.Format(time.RFC3339), "buildtime": s.time.Format(time.RFC3339),
+		"version": s.Version, "commit": s.Commit, "gitcommit": s.Commit, "revision": s.Commit,
+		"date": s.Time.Format(time.RFC3339), "builddate": s.Time.Format(time.RFC3339), "buildtime": s.Time.Format(time.RFC3339),
 	}
-	if !s.vcs {
+	if !s.VCS {
 		return nil
 	}
 	var out []string

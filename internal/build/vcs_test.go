@@ -2,8 +2,6 @@ package build
 
 import (
 	"debug/buildinfo"
-	"errors"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +13,8 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/inspect"
+	"github.com/fairlead-dev/fairlead/internal/platform"
 	"github.com/fairlead-dev/fairlead/internal/spec"
 )
 
@@ -30,10 +30,10 @@ func TestSameBytesAnywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	two := run(t, other)
-	if one.Artifact != two.Artifact {
-		t.Errorf("%+v\n%+v", one.Artifact, two.Artifact)
+	if one.Digest != two.Digest || one.Source != two.Source {
+		t.Errorf("%+v\n%+v", one, two)
 	}
-	a := one.Artifact
+	a := one.Source
 	if a.Version != "v1.2.3" || a.Modified || len(a.Commit) != 40 || !a.Time.Equal(time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)) {
 		t.Errorf("%+v", a)
 	}
@@ -55,15 +55,15 @@ func TestSameBytesAnywhere(t *testing.T) {
 func TestDirtyTree(t *testing.T) {
 	p := module(t, map[string]string{"main.go": small, ".gitignore": "*.ignored\n"})
 	repository(t, p.Dir)
-	clean := run(t, p).Artifact
+	clean := run(t, p).Source
 	write(t, p.Dir, map[string]string{"x.ignored": ""})
-	if a := run(t, p).Artifact; a != clean {
+	if a := run(t, p).Source; a != clean {
 		t.Errorf("an ignored file makes it %+v", a)
 	}
 	write(t, p.Dir, map[string]string{"new.txt": ""})
-	untracked := run(t, p).Artifact
+	untracked := run(t, p).Source
 	write(t, p.Dir, map[string]string{"main.go": small + "\n// changed\n"})
-	changed := run(t, p).Artifact
+	changed := run(t, p).Source
 	for _, a := range []struct {
 		version  string
 		modified bool
@@ -74,7 +74,7 @@ func TestDirtyTree(t *testing.T) {
 	}
 	git(t, p.Dir, "add", ".")
 	git(t, p.Dir, "commit", "-q", "-m", "two")
-	if a := run(t, p).Artifact; a.Modified || !strings.HasPrefix(a.Version, "v1.2.3-1-g") || a.Commit == clean.Commit {
+	if a := run(t, p).Source; a.Modified || !strings.HasPrefix(a.Version, "v1.2.3-1-g") || a.Commit == clean.Commit {
 		t.Errorf("%+v", a)
 	}
 }
@@ -83,7 +83,7 @@ func TestDirtyTree(t *testing.T) {
 func TestRepositoryWithoutCommits(t *testing.T) {
 	p := module(t, map[string]string{"main.go": small})
 	git(t, p.Dir, "init", "-q")
-	if a := run(t, p).Artifact; a.Version != "v0.0.0-unknown" || a.Commit != "" {
+	if a := run(t, p).Source; a.Version != "v0.0.0-unknown" || a.Commit != "" {
 		t.Errorf("%+v", a)
 	}
 }
@@ -115,14 +115,14 @@ func commitOf() string { var version string; return version }
 `,
 		"broken.go": "package main\n\nvar (",
 	})
-	s := source{vcs: true, version: "v1 'x", commit: "abc", time: time.Unix(0, 0).UTC()}
+	s := Source{VCS: true, Version: "v1 'x", Commit: "abc", Time: time.Unix(0, 0).UTC()}
 	got := versionVars(Package{Dir: dir, GoFiles: []string{"a.go", "b.go", "broken.go", "gone.go"}}, s)
 	const date = "1970-01-01T00:00:00Z"
 	want := []string{"main.version=v1 'x", "main.Commit=abc", "main.Date=" + date, "main.buildTime=" + date, "main.BuildDate=" + date}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%q", got)
 	}
-	if got := versionVars(Package{Dir: dir, GoFiles: []string{"a.go"}}, source{version: "v0.0.0-unknown"}); got != nil {
+	if got := versionVars(Package{Dir: dir, GoFiles: []string{"a.go"}}, Source{Version: "v0.0.0-unknown"}); got != nil {
 		t.Errorf("%q outside version control", got)
 	}
 	if got := quoteFlag(want[0]); got != "'main.version=v1 x'" {
@@ -138,20 +138,21 @@ func TestOtherPlatforms(t *testing.T) {
 		"windows.go":    "//go:build windows\n\npackage main\n\nconst name = \"windows\"\n",
 	})
 	repository(t, p.Dir)
-	for _, platform := range []string{"linux/amd64", "linux/arm64"} {
-		p.Platform = platform
+	for _, pl := range []platform.Platform{{OS: "linux", Arch: "amd64"}, {OS: "linux", Arch: "arm64"}} {
+		p.Platforms = []platform.Platform{pl}
 		r := run(t, p)
-		info, err := Inspect(r.Path)
-		if err != nil || info.OS+"/"+info.Arch != platform || r.Artifact.Platform != platform || !info.Static() {
-			t.Errorf("%s: %+v %v", platform, info, err)
+		info, err := inspect.File(r.Path, inspect.Options{FileOnly: true})
+		if err != nil || info.OS != pl.OS || info.Arch != pl.Arch || !info.Static() {
+			t.Errorf("%s: %+v %v", pl, info, err)
 		}
-		main, err := Main(t.Context(), p)
-		if has := slices.Contains(main.GoFiles, "only_arm64.go"); err != nil || has != (platform == "linux/arm64") {
-			t.Errorf("%s: listed for another platform: %s (%v)", platform, main.GoFiles, err)
+		j := &job{Params: p}
+		main, err := j.main(t.Context(), pl, "")
+		if has := slices.Contains(main.GoFiles, "only_arm64.go"); err != nil || has != (pl.Arch == "arm64") {
+			t.Errorf("%s: listed for another platform: %s (%v)", pl, main.GoFiles, err)
 		}
 	}
 	write(t, p.Dir, map[string]string{"linux.go": "//go:build linux && !arm64\n\npackage main\n\nconst name = \"linux\"\n"})
-	p.Platform = "linux/arm64"
+	p.Platforms = []platform.Platform{{OS: "linux", Arch: "arm64"}}
 	contains(t, strings.Join(refused(t, p, fail.Build).Lines, "\n"), "undefined: name")
 }
 
@@ -177,17 +178,6 @@ func TestDynamicIsRefused(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), run(t, p).Path).CombinedOutput()
 	if err != nil || string(out) != "1\n" {
 		t.Errorf("%q %v", out, err)
-	}
-}
-
-func TestInspectRefuses(t *testing.T) {
-	dir := t.TempDir()
-	write(t, dir, map[string]string{"text": "#!/bin/sh\n"})
-	if _, err := Inspect(filepath.Join(dir, "text")); fail.KindOf(err) != fail.Build || !strings.Contains(err.Error(), "not a Go program") {
-		t.Errorf("%v", err)
-	}
-	if _, err := Inspect(filepath.Join(dir, "gone")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("%v", err)
 	}
 }
 

@@ -42,7 +42,7 @@ func (a *app) agentCmd() *cobra.Command {
 		sub("stop", "Stop the three processes and every instance", "stop ends the agent, then the edge, then every instance in order. It all comes back with `agent start`.", a.agentStop),
 		sub("status", "Show which processes run", "status shows the three processes.", a.agentStatus),
 		sub("upgrade", "Replace the three processes by this program's version", "upgrade loses no request: the edge hands its sockets on, the supervisor's instances are adopted.", a.agentUpgrade),
-		a.agentInstallCmd(),
+		a.agentInstallCmd(), a.agentPolicyCmd(),
 	)
 	return c
 }

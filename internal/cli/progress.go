@@ -47,6 +47,7 @@ type progress struct {
 	now     string    // what is under way
 	since   time.Time // since when
 	done    int64     // packages compiled
+	part    string    // how much of a transfer is done
 	drawn   bool      // the moving line is on the screen
 	stop    chan struct{}
 	stopped sync.WaitGroup
@@ -84,6 +85,9 @@ func (p *progress) animate() {
 			text := p.now
 			if p.done > 0 {
 				text += fmt.Sprintf(" (%d packages)", p.done)
+			}
+			if p.part != "" {
+				text += " (" + p.part + ")"
 			}
 			took := time.Since(p.since).Round(100 * time.Millisecond).String()
 			// A line that wraps cannot be erased.
@@ -159,6 +163,12 @@ func (p *progress) event(e event.Event) {
 	case "compile":
 		p.done = e.Done
 		return
+	case "transfer":
+		p.part = fmt.Sprintf("%.1f of %.1f MB", float64(e.Done)/1e6, float64(e.Total)/1e6)
+		return
+	case "built":
+		p.line(e.Level, e.Text) // one of several platforms; the build as a whole goes on
+		return
 	case "preflight":
 		if e.Level == event.Warn {
 			p.line(e.Level, e.Text) // errors are what the command ends with
@@ -169,7 +179,7 @@ func (p *progress) event(e event.Event) {
 	switch {
 	case e.Type == "step":
 		p.begin(fmt.Sprintf("%d/%d %s", e.Step, e.Steps, e.Text))
-	case e.Type == "build" && e.Data == nil:
+	case (e.Type == "build" || e.Type == "push" || e.Type == "pull") && e.Data == nil:
 		p.begin(e.Text)
 	default:
 		p.line(e.Level, e.Text)
@@ -178,7 +188,7 @@ func (p *progress) event(e event.Event) {
 
 // begin shows what is under way; finish turns it into a line that stays.
 func (p *progress) begin(text string) {
-	p.now, p.since, p.done = text, time.Now(), 0
+	p.now, p.since, p.done, p.part = text, time.Now(), 0, ""
 	if !p.terminal {
 		fmt.Fprintln(p.w, text)
 	}
@@ -197,6 +207,15 @@ func (p *progress) finish(ok bool) {
 		fmt.Fprintf(p.w, "%s %s %s\n", mark, p.now, p.style.dim(time.Since(p.since).Round(10*time.Millisecond).String()))
 	}
 	p.now = ""
+}
+
+// pause takes the moving line away until the next event: a person is asked something.
+func (p *progress) pause() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.json == nil {
+		p.finish(true)
+	}
 }
 
 // end is called with the outcome of the whole.

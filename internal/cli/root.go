@@ -34,6 +34,9 @@ type app struct {
 	json  bool
 	yes   bool
 	env   string
+	delta string
+	plain bool // registries: --plain-http
+	loose bool // registries: --insecure-tls
 	ui    *progress
 	usage bool // the command line itself was wrong
 }
@@ -92,11 +95,12 @@ func (a *app) root() *cobra.Command {
 		a.usage = false
 		a.ui = newProgress(a.Stderr, a.Stdout, a.json, a.Getenv)
 	}
-	root.AddGroup(&cobra.Group{ID: "deploy", Title: "Deploy:"}, &cobra.Group{ID: "look", Title: "Look:"},
+	root.AddGroup(&cobra.Group{ID: "deploy", Title: "Deploy:"}, &cobra.Group{ID: "build", Title: "The artifact:"}, &cobra.Group{ID: "look", Title: "Look:"},
 		&cobra.Group{ID: "spec", Title: "The spec:"}, &cobra.Group{ID: "machine", Title: "The machine:"})
 	for group, cmds := range map[string][]*cobra.Command{
 		"deploy":  {a.upCmd(), a.planCmd(), a.rollbackCmd(), a.restartCmd(), a.abortCmd(), a.stopCmd(), a.rmCmd()},
 		"look":    {a.statusCmd(), a.historyCmd(), a.logsCmd(), a.metricsCmd()},
+		"build":   {a.buildCmd(), a.inspectCmd(), a.verifyCmd(), a.pushCmd(), a.pullCmd(), a.exportCmd(), a.keysCmd()},
 		"spec":    {a.initCmd(), a.checkCmd(), a.configCmd(), a.schemaCmd()},
 		"machine": {a.agentCmd(), a.daemonCmd()},
 	} {
@@ -140,7 +144,8 @@ func (a *app) deploy(dir string) (deploy.Deploy, error) {
 	if err != nil {
 		return deploy.Deploy{}, err
 	}
-	return deploy.Deploy{Dir: dir, Env: a.env, Dirs: d, Exe: exe, Version: a.Version.resolve().Version, By: who(), Getenv: a.Getenv, Events: a.ui.event}, nil
+	return deploy.Deploy{Dir: dir, Env: a.env, Dirs: d, Exe: exe, Version: a.Version.resolve().Version, By: who(), Getenv: a.Getenv, Events: a.ui.event,
+		Passphrase: a.passphrase, Registry: a.registry(), Delta: a.delta}, nil
 }
 
 // who names the person for leases and the history.

@@ -3,15 +3,18 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
+	"github.com/fairlead-dev/fairlead/internal/deploy"
+	"github.com/fairlead-dev/fairlead/internal/fail"
 )
 
 func (a *app) upCmd() *cobra.Command {
-	return a.withEnv(&cobra.Command{
+	c := &cobra.Command{
 		Use:   "up [FOLDER]",
 		Short: "Build the service in a folder and put it in service",
 		Long: "up checks the source and the machine, builds a static program, starts it beside what runs, moves the traffic once it is\n" +
@@ -24,10 +27,15 @@ func (a *app) upCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if !slices.Contains([]string{deploy.DeltaAuto, deploy.DeltaAlways, deploy.DeltaNever}, a.delta) {
+				return fail.New(fail.Usage, "--delta", "%q is not one of auto, always, never", a.delta)
+			}
 			r, err := d.Up(cmd.Context())
 			return a.receipt(r, err)
 		},
-	})
+	}
+	c.Flags().StringVar(&a.delta, "delta", "auto", "send only what changed to the machine: auto, always or never")
+	return a.withRegistry(a.withEnv(c))
 }
 
 func folder(args []string) string {

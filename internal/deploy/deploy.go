@@ -1,6 +1,6 @@
 // Package deploy is the story of fairlead: how a folder of Go source becomes served traffic, and how it goes back.
 //
-//	load spec -> preflight -> build -> publish -> plan -> run the rollout -> receipt -> history
+//	load spec -> preflight -> build -> bundle -> publish -> plan -> run the rollout -> receipt -> history
 //
 // Everything up to the plan happens here and changes nothing. The rollout itself runs in the agent, so that it goes on or
 // goes back by itself when this process is ended.
@@ -10,7 +10,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/agent"
@@ -20,6 +19,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/preflight"
+	"github.com/fairlead-dev/fairlead/internal/registry"
 	"github.com/fairlead-dev/fairlead/internal/release"
 	"github.com/fairlead-dev/fairlead/internal/rollout"
 	"github.com/fairlead-dev/fairlead/internal/spec"
@@ -35,6 +35,11 @@ type Deploy struct {
 	By      string // who asks: user@host, pid
 	Getenv  func(string) string
 	Events  event.Sink
+
+	// Passphrase asks a person; it fails where there is none.
+	Passphrase func(prompt string) ([]byte, error)
+	Registry   registry.Options
+	Delta      string // when a machine is sent only what changed: DeltaAuto (also ""), DeltaAlways or DeltaNever
 }
 
 // Up deploys the source in Dir: it returns the receipt once the new release serves all traffic, or an error after which
@@ -51,16 +56,16 @@ func (d Deploy) Up(ctx context.Context) (*api.Receipt, error) {
 	if err := d.preflight(ctx, s); err != nil {
 		return nil, err
 	}
-	built, err := d.build(ctx, s)
+	made, err := d.make(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	draft := d.draft(s, built, secrets)
+	draft := d.draft(made, secrets)
 	machine, err := agent.Up(ctx, d.Dirs, d.Exe)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.publish(ctx, machine, built); err != nil {
+	if err := d.publish(ctx, machine, made); err != nil {
 		return nil, err
 	}
 	planned, err := machine.Plan(ctx, draft)
@@ -87,7 +92,7 @@ func (d Deploy) Plan(ctx context.Context) (rollout.Plan, string, error) {
 	if err := d.preflight(ctx, s); err != nil {
 		return p, "", err
 	}
-	built, err := d.build(ctx, s)
+	made, err := d.make(ctx, s)
 	if err != nil {
 		return p, "", err
 	}
@@ -95,7 +100,7 @@ func (d Deploy) Plan(ctx context.Context) (rollout.Plan, string, error) {
 	if err != nil {
 		return p, "", err
 	}
-	planned, err := machine.Plan(ctx, d.draft(s, built, nil))
+	planned, err := machine.Plan(ctx, d.draft(made, nil))
 	if err != nil {
 		return p, "", err
 	}
@@ -167,33 +172,25 @@ func (d Deploy) preflight(ctx context.Context, s *spec.Spec) error {
 	return preflight.Refuses(found)
 }
 
-// build makes the program for this machine.
-func (d Deploy) build(ctx context.Context, s *spec.Spec) (build.Result, error) {
-	return build.Run(ctx, build.Params{Dir: s.Dir, Build: s.Build, Name: s.Service}, d.Events)
+// make is build and bundle: from source to an artifact in this user's store.
+func (d Deploy) make(ctx context.Context, s *spec.Spec) (*Made, error) {
+	key, err := d.key(s)
+	if err != nil {
+		return nil, err
+	}
+	built, err := d.build(ctx, s, key)
+	if err != nil {
+		return nil, err
+	}
+	defer built.Close()
+	return d.bundle(ctx, s, built, key)
 }
 
 // draft is what the agent is asked for: the resolved configuration, the artifact and the values of the secrets.
-func (d Deploy) draft(s *spec.Spec, b build.Result, secrets map[string]string) api.Draft {
-	resolved := *s
+func (d Deploy) draft(m *Made, secrets map[string]string) api.Draft {
+	resolved := *m.Spec
 	resolved.Environments = nil
-	return api.Draft{Environment: s.Environment, Spec: resolved, Artifact: b.Artifact, Secrets: secrets, By: d.By}
-}
-
-// publish gives the machine the artifact, unless it has it.
-func (d Deploy) publish(ctx context.Context, c *api.Client, b build.Result) error {
-	if has, err := c.HasBlob(ctx, b.Artifact.Digest); err != nil || has {
-		return err
-	}
-	f, err := os.Open(b.Path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := c.PutBlob(ctx, b.Artifact.Digest, f); err != nil {
-		return err
-	}
-	d.Events.Send(event.Event{Type: "publish", Text: fmt.Sprintf("sent %s (%.1f MB)", b.Artifact.Digest[:19], float64(b.Artifact.Size)/1e6)})
-	return nil
+	return api.Draft{Environment: m.Spec.Environment, Spec: resolved, Artifact: m.artifact(build.Host()), Secrets: secrets, By: d.By}
 }
 
 // announce tells what is about to happen.

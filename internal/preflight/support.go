@@ -46,7 +46,7 @@ func judgeSupport(s *spec.Spec, platform string) []Finding {
 		no("run.secrets."+name+" from sops", "write file://PATH, or env://NAME and start fairlead inside `sops exec-env FILE`")
 	}
 	here := len(s.Target.SSH) == 0 && s.Target.Kubernetes == nil
-	if here && len(s.Build.Platforms) > 0 && !slices.Contains(s.Build.Platforms, platform) {
+	if here && len(s.Build.Platforms) > 0 && !slices.ContainsFunc(s.Build.Platforms, func(p string) bool { return p == platform || strings.HasPrefix(p, platform+"/") }) {
 		out = append(out, Finding{ID: IDUnsupported, Severity: Error, Found: "build.platforms is " + strings.Join(s.Build.Platforms, ", "),
 			Need: platform + ", which is this machine", Fix: "add " + platform + " to build.platforms"})
 	}

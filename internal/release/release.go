@@ -13,13 +13,14 @@ type ID int
 // String writes the number.
 func (id ID) String() string { return strconv.Itoa(int(id)) }
 
-// Artifact is a built program.
+// Artifact is a bundle: an OCI image index with an image for each platform.
 type Artifact struct {
-	Digest    string    `json:"digest"` // of the binary: sha256:...
-	Size      int64     `json:"size"`   // bytes
-	Name      string    `json:"name"`   // the program's file name
+	Digest    string    `json:"digest"` // of the index: sha256:...
+	Size      int64     `json:"size"`   // of this platform's programs, in bytes
+	Name      string    `json:"name"`   // file name of the program that is started
 	Platform  string    `json:"platform"`
-	Version   string    `json:"version,omitempty"` // of git describe
+	SignedBy  string    `json:"signed_by,omitempty"` // ID of the key
+	Version   string    `json:"version,omitempty"`   // of git describe
 	Commit    string    `json:"commit,omitempty"`
 	Modified  bool      `json:"modified,omitempty"` // built from a tree with changes
 	Time      time.Time `json:"time,omitzero"`      // of the commit

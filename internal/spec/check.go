@@ -81,7 +81,6 @@ var (
 	nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 	envForm  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	hostForm = regexp.MustCompile(`^(\*\.)?([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
-	platform = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+$`)
 	// signals are those that every kind of machine has.
 	signals = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "ABRT", "ALRM", "KILL"}
 	// reserved are set by fairlead; a spec that sets them would break what they promise.
@@ -90,7 +89,7 @@ var (
 
 // check reports the first value that has the right type but no sense.
 func (d *decoder) check(s *Spec) error {
-	for _, f := range []func(*Spec) error{d.checkNames, d.checkRun, d.checkProbes, d.checkRoute, d.checkRelease} {
+	for _, f := range []func(*Spec) error{d.checkNames, d.checkBuild, d.checkRun, d.checkProbes, d.checkRoute, d.checkRelease} {
 		if err := f(s); err != nil {
 			return err
 		}
@@ -123,11 +122,6 @@ func (d *decoder) checkNames(s *Spec) error {
 	for _, e := range sortedKeys(s.Environments) {
 		if !nameForm.MatchString(e) || len(e) > maxNameLength {
 			return d.at("environments."+e, "an environment's name has lower-case letters, digits and dashes, a letter first, at most %d", maxNameLength)
-		}
-	}
-	for i, p := range s.Build.Platforms {
-		if !platform.MatchString(p) {
-			return d.at(fmt.Sprintf("build.platforms[%d]", i), "%q is not GOOS/GOARCH, as linux/amd64", p)
 		}
 	}
 	return nil

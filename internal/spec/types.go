@@ -45,13 +45,27 @@ type Overlay struct {
 // Build says how the program is made.
 type Build struct {
 	Main      string            `json:"main,omitempty" jsonschema:"the main package, as ./cmd/shop; default: the module's only one"`
-	Platforms []string          `json:"platforms,omitempty" jsonschema:"GOOS/GOARCH pairs; default: this machine's"`
+	Programs  map[string]string `json:"programs,omitempty" jsonschema:"more programs that go with it, by file name: {worker: ./cmd/worker}"`
+	Platforms []string          `json:"platforms,omitempty" jsonschema:"GOOS/GOARCH, or GOOS/GOARCH/LEVEL as linux/amd64/v3; default: this machine's"`
 	Tags      []string          `json:"tags,omitempty" jsonschema:"Go build tags"`
 	Ldflags   []string          `json:"ldflags,omitempty" jsonschema:"more linker flags, behind fairlead's own"`
 	Flags     []string          `json:"flags,omitempty" jsonschema:"more flags of go build"`
 	Env       map[string]string `json:"env,omitempty" jsonschema:"environment of the build"`
+	PGO       string            `json:"pgo,omitempty" jsonschema:"a CPU profile for profile-guided optimization, or off; default: default.pgo beside the main package"`
 	Debug     bool              `json:"debug,omitempty" jsonschema:"keep the symbol table and DWARF (no -s -w)"`
 	Cgo       bool              `json:"cgo,omitempty" jsonschema:"allow cgo; the result must still be static"`
+	Race      bool              `json:"race,omitempty" jsonschema:"build with the race detector, for tests on this machine: slower, and not static"`
+	Image     Image             `json:"image,omitzero" jsonschema:"the image the programs are put in"`
+	Sign      string            `json:"sign,omitempty" jsonschema:"a private key's file (fairlead keys new); the image is then signed"`
+}
+
+// Image says how the programs become an OCI image.
+type Image struct {
+	Repository  string            `json:"repository,omitempty" jsonschema:"where push sends it, as registry.example.com/team/shop"`
+	Base        string            `json:"base,omitempty" jsonschema:"what the programs stand on: NAME@sha256:DIGEST in a registry or oci:FOLDER; default: nothing but CA roots, time zones and a user"`
+	Compression string            `json:"compression,omitempty" jsonschema:"gzip or zstd; default gzip, which everything reads"`
+	Labels      map[string]string `json:"labels,omitempty" jsonschema:"more labels"`
+	Tags        []string          `json:"tags,omitempty" jsonschema:"what push calls it: version, minor, commit, latest, or a word of your own; default: version, minor, commit, latest where they apply"`
 }
 
 // Run says how instances run.

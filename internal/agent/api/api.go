@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/internal/depot"
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
@@ -159,18 +160,25 @@ func (c *Client) Info(ctx context.Context) (i Info, err error) {
 	return i, c.c.Call(ctx, http.MethodGet, "/v1/info", nil, &i)
 }
 
-// HasBlob reports whether the agent has an artifact.
-func (c *Client) HasBlob(ctx context.Context, digest string) (bool, error) {
-	err := c.c.Call(ctx, http.MethodGet, "/v1/blobs/"+url.PathEscape(digest), nil, nil)
-	if fail.KindOf(err) == fail.NotFound {
-		return false, nil
-	}
-	return err == nil, err
+// Offer announces a bundle. The agent verifies it against the machine's policy and says what it lacks.
+func (c *Client) Offer(ctx context.Context, o depot.Offer) (w depot.Wanted, err error) {
+	return w, c.c.Call(ctx, http.MethodPost, "/v1/artifacts", o, &w)
 }
 
-// PutBlob sends an artifact; the agent refuses bytes that do not have the digest.
-func (c *Client) PutBlob(ctx context.Context, digest string, r io.Reader) error {
-	return c.c.Call(ctx, http.MethodPut, "/v1/blobs/"+url.PathEscape(digest), r, nil)
+// PutLayer sends the layer that an offer lacks; the agent refuses one that does not have the digest.
+func (c *Client) PutLayer(ctx context.Context, p depot.Parcel) error {
+	q := url.Values{"form": {p.Form}, "base": {p.Base}}
+	return c.c.Call(ctx, http.MethodPut, "/v1/layers/"+url.PathEscape(p.DiffID.String())+"?"+q.Encode(), p.Body, nil)
+}
+
+// Policy returns what the machine asks of artifacts.
+func (c *Client) Policy(ctx context.Context) (p depot.Policy, err error) {
+	return p, c.c.Call(ctx, http.MethodGet, "/v1/policy", nil, &p)
+}
+
+// SetPolicy replaces what the machine asks of artifacts. What runs keeps running; it is judged when it is started next.
+func (c *Client) SetPolicy(ctx context.Context, p depot.Policy) error {
+	return c.c.Call(ctx, http.MethodPut, "/v1/policy", p, nil)
 }
 
 // Plan asks what a deploy would do.

@@ -4,13 +4,12 @@ package machine_test
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -18,6 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/internal/build"
+	"github.com/fairlead-dev/fairlead/internal/bundle"
+	"github.com/fairlead-dev/fairlead/internal/depot"
 	"github.com/fairlead-dev/fairlead/internal/edge"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
@@ -114,7 +116,7 @@ func fresh(t *testing.T) (rollouttest.Harness, func(id release.ID, mode string) 
 		api.Close()
 		lock.Close()
 	})
-	digest := blob(t, d)
+	digest := artifact(t, d)
 	of := func(id release.ID, mode string) release.Release {
 		patience := "20s" // a noisy machine is no failure
 		if mode == "elsewhere" {
@@ -135,27 +137,46 @@ func fresh(t *testing.T) (rollouttest.Harness, func(id release.ID, mode string) 
 	return rollouttest.Harness{Target: m.Target("svc", "default", listen, tail), Good: []release.Release{of(1, "serve"), of(2, "serve")}, Bad: of(3, "exit")}, of
 }
 
-// blob puts this test binary where artifacts lie.
-func blob(t *testing.T, d home.Dirs) string {
+// artifact makes a bundle of this test binary and gives it to the machine.
+func artifact(t *testing.T, d home.Dirs) string {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(self)
+	digest, size, err := build.Digest(self)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum := sha256.Sum256(b)
-	digest := "sha256:" + hex.EncodeToString(sum[:])
-	path := machine.BlobPath(d, digest)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	l, err := bundle.Create(t.TempDir())
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, b, 0o755); err != nil {
+	b, err := bundle.Make(t.Context(), l, bundle.Input{Name: "svc", Zones: func() (string, error) {
+		root, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
+		return bundle.Zones(strings.TrimSpace(string(root))), err
+	},
+		Images: []bundle.Image{{Platform: build.Host(), Programs: []bundle.Program{{Name: "svc", Path: self, Digest: digest, Size: size}}}}})
+	if err != nil {
 		t.Fatal(err)
 	}
-	return digest
+	offer, err := depot.NewOffer(t.Context(), l, b.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := depot.At(d).Take(t.Context(), offer, bundle.Policy{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := l.Open(t.Context(), w.Layer.Descriptor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if err := depot.At(d).Put(t.Context(), depot.Parcel{DiffID: w.Layer.DiffID, Form: depot.Gzip, Body: in}); err != nil {
+		t.Fatal(err)
+	}
+	return b.Index.Digest.String()
 }
 
 func TestConformance(t *testing.T) {

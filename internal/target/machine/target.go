@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/internal/depot"
 	"github.com/fairlead-dev/fairlead/internal/edge"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
@@ -74,9 +75,9 @@ func (t *Target) Observe(ctx context.Context) (rollout.State, error) {
 
 const programFile = "program.json"
 
-// Stage implements [rollout.Target]: the binary is linked from the blobs into the release's folder, beside the program
-// that the supervisor will be given. Secrets were put there when the release was made.
-func (t *Target) Stage(_ context.Context, r release.Release) error {
+// Stage implements [rollout.Target]: the artifact is verified, whenever it came, and its programs are linked into the
+// release's folder, beside the program that the supervisor will be given. Secrets were put there when the release was made.
+func (t *Target) Stage(ctx context.Context, r release.Release) error {
 	var s spec.Spec
 	if err := json.Unmarshal(r.Config, &s); err != nil {
 		return fmt.Errorf("release %d: %w", r.ID, err)
@@ -89,13 +90,9 @@ func (t *Target) Stage(_ context.Context, r release.Release) error {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return err
 	}
-	bin := filepath.Join(dir, r.Artifact.Name)
-	if _, err := os.Stat(bin); errors.Is(err, os.ErrNotExist) {
-		if err := os.Link(BlobPath(t.m.dirs, r.Artifact.Digest), bin); err != nil {
-			return fmt.Errorf("release %d: its artifact: %w", r.ID, err)
-		}
-	} else if err != nil {
-		return err
+	bin, err := t.m.programs(ctx, r.Artifact.Digest, dir)
+	if err != nil {
+		return fmt.Errorf("release %d: %w", r.ID, err)
 	}
 	if err := home.WriteJSON(filepath.Join(dir, routeFile), s.Route.Hosts, 0o600); err != nil {
 		return err
@@ -113,18 +110,27 @@ func (t *Target) Stage(_ context.Context, r release.Release) error {
 	return home.WriteJSON(filepath.Join(dir, programFile), p, 0o600)
 }
 
-// BlobPath is where an artifact lies on a machine.
-func BlobPath(d home.Dirs, digest string) string {
-	return filepath.Join(d.Blobs(), filepath.FromSlash(slashed(digest)))
-}
-
-func slashed(digest string) string {
-	for i := range digest {
-		if digest[i] == ':' {
-			return digest[:i] + "/" + digest[i+1:]
+// programs verifies an artifact and links its programs into dir. It returns the path of the one that is started.
+func (m *Machine) programs(ctx context.Context, digest, dir string) (string, error) {
+	store := depot.At(m.dirs)
+	_, policy, err := store.Policy()
+	if err != nil {
+		return "", err
+	}
+	p, err := store.Program(ctx, digest, policy)
+	if err != nil {
+		return "", err
+	}
+	files, err := os.ReadDir(p.Dir)
+	if err != nil {
+		return "", err
+	}
+	for _, f := range files {
+		if err := os.Link(filepath.Join(p.Dir, f.Name()), filepath.Join(dir, f.Name())); err != nil && !errors.Is(err, os.ErrExist) {
+			return "", err
 		}
 	}
-	return digest
+	return filepath.Join(dir, p.Start), nil
 }
 
 // SecretsPath is where a release's secrets lie on a machine.
