@@ -37,7 +37,7 @@ func (a Archive) WriteTo(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	index, err := json.Marshal(v1.IndexManifest{SchemaVersion: 2, MediaType: "application/vnd.oci.image.index.v1+json",
-		Manifests: append([]v1.Descriptor{a.named()}, Attached(manifests)...)})
+		Manifests: []v1.Descriptor{a.named()}}) // alone, or skopeo asks which; what vouches for it lies among the blobs
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,8 @@ func (a Archive) named() v1.Descriptor {
 	if i := strings.LastIndex(a.Name, ":"); i > strings.LastIndex(a.Name, "/") {
 		tag = a.Name[i+1:]
 	}
-	d.Annotations = map[string]string{annotationRef: tag}
+	// podman and containerd call it by the second, everything else by the first.
+	d.Annotations = map[string]string{annotationRef: tag, "io.containerd.image.name": "localhost/" + a.Name}
 	return d
 }
 
