@@ -72,9 +72,6 @@ type Program struct {
 	GoVersion string
 }
 
-// Host is the platform of this machine.
-func Host() platform.Platform { return platform.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH} }
-
 // Run builds every program for every platform, as many at once as there are processors. A program that does not compile
 // gives a [fail.Build] with the compiler's own lines, one that is not what was asked for a [fail.Build] that says what it
 // is instead. The caller closes the output.
@@ -83,7 +80,7 @@ func Run(ctx context.Context, p Params, sink event.Sink) (*Output, error) {
 		p.Go = "go"
 	}
 	if len(p.Platforms) == 0 {
-		p.Platforms = []platform.Platform{Host()}
+		p.Platforms = []platform.Platform{platform.Host()}
 	}
 	out := &Output{Source: Describe(ctx, p.Dir), Builds: make([]Built, len(p.Platforms))}
 	var mu sync.Mutex

@@ -14,6 +14,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/platform"
 	"github.com/fairlead-dev/fairlead/internal/spec"
 )
 
@@ -129,11 +130,11 @@ func TestBuild(t *testing.T) {
 	if r != want || !strings.HasPrefix(r.Digest, "sha256:") || len(r.Digest) != 71 || r.BuildID == "" {
 		t.Errorf("got  %+v\nwant %+v", r, want)
 	}
-	if o.Source != (Source{Version: "v0.0.0-unknown"}) || o.GoVersion != runtime.Version() || o.Builds[0].Platform != Host() {
+	if o.Source != (Source{Version: "v0.0.0-unknown"}) || o.GoVersion != runtime.Version() || o.Builds[0].Platform != platform.Host() {
 		t.Errorf("%+v", o)
 	}
 	last := events[len(events)-1]
-	if events[0].Text != "build example.com/shop for "+Host().String() || last.Type != "build" || last.Time.IsZero() {
+	if events[0].Text != "build example.com/shop for "+platform.Host().String() || last.Type != "build" || last.Time.IsZero() {
 		t.Errorf("%+v", events)
 	}
 	contains(t, last.Text, "built shop v0.0.0-unknown", "go1.")
@@ -223,7 +224,7 @@ func TestWhichMain(t *testing.T) {
 		filepath.Join(p.Dir, "cmd", "tool"): "example.com/shop/cmd/tool"} {
 		j := &job{Params: p}
 		j.Go = "go"
-		if got, err := j.main(t.Context(), Host(), main); err != nil || got.ImportPath != want {
+		if got, err := j.main(t.Context(), platform.Host(), main); err != nil || got.ImportPath != want {
 			t.Errorf("%q: %s (%v), want %s", main, got.ImportPath, err, want)
 		}
 	}

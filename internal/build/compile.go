@@ -42,7 +42,7 @@ func (j *job) args(m main, pl platform.Platform) []string {
 	if j.Build.PGO != "" {
 		args = append(args, "-pgo="+j.profile())
 	}
-	if j.Build.Race && pl == Host() {
+	if j.Build.Race && pl == platform.Host() {
 		args = append(args, "-race")
 	}
 	return append(append(args, j.Build.Flags...), m.ImportPath)

@@ -105,7 +105,7 @@ func MainPackages(ctx context.Context, p Params, pattern string) ([]Package, err
 	if p.Go == "" {
 		p.Go = "go"
 	}
-	return (&job{Params: p}).list(ctx, Host(), pattern)
+	return (&job{Params: p}).list(ctx, platform.Host(), pattern)
 }
 
 // quickMain finds the main package by reading the source folder, in a few milliseconds where `go list` takes a hundred.

@@ -14,10 +14,10 @@ import (
 
 	"github.com/fairlead-dev/fairlead/internal/agent"
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
-	"github.com/fairlead-dev/fairlead/internal/build"
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
+	"github.com/fairlead-dev/fairlead/internal/platform"
 	"github.com/fairlead-dev/fairlead/internal/preflight"
 	"github.com/fairlead-dev/fairlead/internal/registry"
 	"github.com/fairlead-dev/fairlead/internal/release"
@@ -190,7 +190,7 @@ func (d Deploy) make(ctx context.Context, s *spec.Spec) (*Made, error) {
 func (d Deploy) draft(m *Made, secrets map[string]string) api.Draft {
 	resolved := *m.Spec
 	resolved.Environments = nil
-	return api.Draft{Environment: m.Spec.Environment, Spec: resolved, Artifact: m.artifact(build.Host()), Secrets: secrets, By: d.By}
+	return api.Draft{Environment: m.Spec.Environment, Spec: resolved, Artifact: m.artifact(platform.Host()), Secrets: secrets, By: d.By}
 }
 
 // announce tells what is about to happen.

@@ -129,7 +129,7 @@ func (o ExportOptions) platform(m *Made) (platform.Platform, error) {
 	if len(m.output.Builds) == 1 {
 		return m.output.Builds[0].Platform, nil
 	}
-	return build.Host(), nil
+	return platform.Host(), nil
 }
 
 // ExportImage writes the artifact as a file that docker, podman and skopeo load.

@@ -5,18 +5,16 @@ import (
 	"debug/buildinfo"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/bundle"
+	"github.com/fairlead-dev/fairlead/internal/bundle/bundletest"
 	"github.com/fairlead-dev/fairlead/internal/delta"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
-	"github.com/fairlead-dev/fairlead/internal/inspect"
-	"github.com/fairlead-dev/fairlead/internal/platform"
 	"github.com/fairlead-dev/fairlead/internal/sign"
 )
 
@@ -30,38 +28,9 @@ type made struct {
 
 func build(t *testing.T, key *sign.Private, tail string) made {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "svc")
-	if err := os.WriteFile(path, append(b, tail...), 0o755); err != nil { //nolint:gosec // a program
-		t.Fatal(err)
-	}
-	m := made{}
-	if m.layout, err = bundle.Create(t.TempDir()); err != nil {
-		t.Fatal(err)
-	}
-	r, err := inspect.File(path, inspect.Options{FileOnly: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	in := bundle.Input{Name: "svc", Source: bundle.Source{Version: "v1.2.3"}, Tool: "test",
-		Zones: func() (string, error) {
-			root, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
-			return bundle.Zones(strings.TrimSpace(string(root))), err
-		},
-		Images: []bundle.Image{{Platform: platform.Platform{OS: r.OS, Arch: r.Arch}, Programs: []bundle.Program{{Name: "svc", Path: path, Digest: tail, Size: r.Size}}}}}
-	if key != nil {
-		in.Signer = bundle.Signer{ID: key.ID, Open: func() (*sign.Private, error) { return key, nil }}
-	}
-	if m.bundle, err = bundle.Make(t.Context(), m.layout, in); err != nil {
-		t.Fatal(err)
-	}
+	var m made
+	var err error
+	m.layout, m.bundle = bundletest.Make(t, key, tail)
 	if m.offer, err = NewOffer(t.Context(), m.layout, m.bundle.Index); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package platform
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -108,3 +109,6 @@ func (p Platform) Variant() string {
 	}
 	return ""
 }
+
+// Host returns the platform that this process runs on, whatever its level.
+func Host() Platform { return Platform{OS: runtime.GOOS, Arch: runtime.GOARCH} }

@@ -2,13 +2,13 @@ package preflight
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/home"
 )
 
 // offline keeps a check from downloading: a look must be quick and must not wait for a network.
@@ -54,12 +54,11 @@ func checkSum(ctx context.Context, r *run, modDir string, env goEnv) Finding {
 // takes seconds for a service with many.
 func (r *run) verifyStamp(modDir, cache string) string {
 	sum, err := os.ReadFile(filepath.Join(modDir, "go.sum"))
-	user, e := os.UserCacheDir()
+	verified, e := home.Cache("verified")
 	if err != nil || e != nil {
 		return ""
 	}
-	h := sha256.Sum256(append(sum, cache...))
-	return filepath.Join(user, "fairlead", "verified", hex.EncodeToString(h[:16]))
+	return filepath.Join(verified, home.Key(string(sum)+cache))
 }
 
 // goCommand returns everything that go said, the errors first.

@@ -60,17 +60,11 @@ func (r *Remote) blob(ctx context.Context, d v1.Descriptor, from int64) (io.Read
 func (r *Remote) Referrers(ctx context.Context, digest v1.Hash) ([]v1.Descriptor, error) {
 	var x v1.IndexManifest
 	err := retry(ctx, func() error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url("referrers", digest.String()), nil)
+		body, _, err := r.document(ctx, r.url("referrers", digest.String()))
 		if err != nil {
 			return err
 		}
-		req.Header.Set("Accept", manifestTypes)
-		res, err := r.do(req, http.StatusOK)
-		if err != nil {
-			return err
-		}
-		defer res.Body.Close()
-		return json.NewDecoder(io.LimitReader(res.Body, maxManifest)).Decode(&x)
+		return json.Unmarshal(body, &x)
 	})
 	if err == nil {
 		return x.Manifests, r.typed(ctx, x.Manifests)
@@ -117,20 +111,26 @@ func (r *Remote) fallback(ctx context.Context, digest v1.Hash) (v1.IndexManifest
 // jobs is how many blobs travel at once.
 const jobs = 4
 
-// Pull fetches the bundle at root with all that hangs on it into a layout, which names it last: until then it is what it
-// was. What an earlier pull fetched is not fetched again.
-func (r *Remote) Pull(ctx context.Context, root v1.Descriptor, to bundle.Layout) error {
-	blobs, manifests, err := bundle.All(ctx, r, root)
+// transfer moves each blob of the bundle at root, some at once, and returns the bundle's manifests, which come after them.
+func (r *Remote) transfer(ctx context.Context, from bundle.Blobs, root v1.Descriptor, what string, move func(context.Context, v1.Descriptor) error) ([]v1.Descriptor, error) {
+	blobs, manifests, err := bundle.All(ctx, from, root)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.total(blobs)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(jobs)
 	for _, b := range blobs {
-		g.Go(func() error { return r.explain("fetch "+b.Digest.String(), r.fetch(gctx, b, to)) })
+		g.Go(func() error { return r.explain(what+b.Digest.String(), move(gctx, b)) })
 	}
-	if err := g.Wait(); err != nil {
+	return manifests, g.Wait()
+}
+
+// Pull fetches the bundle at root with all that hangs on it into a layout, which names it last: until then it is what it
+// was. What an earlier pull fetched is not fetched again.
+func (r *Remote) Pull(ctx context.Context, root v1.Descriptor, to bundle.Layout) error {
+	manifests, err := r.transfer(ctx, r, root, "fetch ", func(ctx context.Context, b v1.Descriptor) error { return r.fetch(ctx, b, to) })
+	if err != nil {
 		return err
 	}
 	for _, m := range manifests {

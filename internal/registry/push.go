@@ -16,7 +16,6 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/mod/semver"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/fairlead-dev/fairlead/internal/bundle"
 	"github.com/fairlead-dev/fairlead/internal/fail"
@@ -24,17 +23,8 @@ import (
 
 // Push sends the bundle at root with all that hangs on it, and calls it by the tags when everything is there.
 func (r *Remote) Push(ctx context.Context, from bundle.Layout, root v1.Descriptor, tags []string) error {
-	blobs, manifests, err := bundle.All(ctx, from, root)
+	manifests, err := r.transfer(ctx, from, root, "send ", func(ctx context.Context, b v1.Descriptor) error { return r.send(ctx, b, from) })
 	if err != nil {
-		return err
-	}
-	r.total(blobs)
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(jobs)
-	for _, b := range blobs {
-		g.Go(func() error { return r.explain("send "+b.Digest.String(), r.send(gctx, b, from)) })
-	}
-	if err := g.Wait(); err != nil {
 		return err
 	}
 	for _, m := range manifests {

@@ -293,26 +293,34 @@ func (r *Remote) Resolve(ctx context.Context) (v1.Descriptor, error) {
 	return d, r.explain("fetch "+r.ref.String(), err)
 }
 
+// document fetches a manifest or a list of them, once, with its content type.
+func (r *Remote) document(ctx context.Context, url string) ([]byte, string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	req.Header.Set("Accept", manifestTypes)
+	res, err := r.do(req, http.StatusOK)
+	if err != nil {
+		return nil, "", err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxManifest+1))
+	if err == nil && len(body) > maxManifest {
+		err = fail.New(fail.Preflight, "", "%s is longer than %d bytes", url, maxManifest)
+	}
+	return body, res.Header.Get("Content-Type"), err
+}
+
 // manifest fetches a manifest by tag or digest.
 func (r *Remote) manifest(ctx context.Context, ref string) (v1.Descriptor, []byte, error) {
 	var d v1.Descriptor
 	var body []byte
 	err := retry(ctx, func() error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url("manifests", ref), nil)
-		if err != nil {
+		var typ string
+		var err error
+		if body, typ, err = r.document(ctx, r.url("manifests", ref)); err != nil {
 			return err
-		}
-		req.Header.Set("Accept", manifestTypes)
-		res, err := r.do(req, http.StatusOK)
-		if err != nil {
-			return err
-		}
-		defer res.Body.Close()
-		if body, err = io.ReadAll(io.LimitReader(res.Body, maxManifest+1)); err != nil {
-			return err
-		}
-		if len(body) > maxManifest {
-			return fail.New(fail.Preflight, "", "the manifest %s is longer than %d bytes", ref, maxManifest)
 		}
 		h, _, err := v1.SHA256(bytes.NewReader(body))
 		if err != nil {
@@ -321,7 +329,7 @@ func (r *Remote) manifest(ctx context.Context, ref string) (v1.Descriptor, []byt
 		if strings.HasPrefix(ref, "sha256:") && h.String() != ref {
 			return fail.New(fail.Preflight, "", "the registry sent %s for %s", h, ref).Hinted("somebody changed it on the way, or the registry is broken")
 		}
-		d = v1.Descriptor{MediaType: types.MediaType(res.Header.Get("Content-Type")), Size: int64(len(body)), Digest: h}
+		d = v1.Descriptor{MediaType: types.MediaType(typ), Size: int64(len(body)), Digest: h}
 		return nil
 	})
 	return d, body, err

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -19,8 +18,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/fairlead-dev/fairlead/internal/build"
 	"github.com/fairlead-dev/fairlead/internal/bundle"
+	"github.com/fairlead-dev/fairlead/internal/bundle/bundletest"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/sign"
 )
@@ -38,35 +37,14 @@ func serve(t *testing.T, before func(http.ResponseWriter, *http.Request) bool, o
 	return strings.TrimPrefix(s.URL, "http://")
 }
 
-// artifact makes a signed bundle of this test binary.
+// artifact makes a signed bundle.
 func artifact(t *testing.T) (bundle.Layout, *bundle.Bundle, *sign.Private) {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	digest, size, err := build.Digest(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := bundle.Create(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
 	key, err := sign.New(time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := bundle.Make(t.Context(), l, bundle.Input{Name: "svc", Source: bundle.Source{Version: "v1.2.3"}, Tool: "test",
-		Zones: func() (string, error) {
-			root, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
-			return bundle.Zones(strings.TrimSpace(string(root))), err
-		},
-		Signer: bundle.Signer{ID: key.ID, Open: func() (*sign.Private, error) { return key, nil }},
-		Images: []bundle.Image{{Platform: build.Host(), Programs: []bundle.Program{{Name: "svc", Path: self, Digest: digest, Size: size}}}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, b := bundletest.Make(t, key, "")
 	return l, b, key
 }
 

@@ -24,38 +24,11 @@ const (
 	crane  = "github.com/google/go-containerregistry/cmd/crane@v0.22.1"
 )
 
-// goTool installs a Go program, once for all runs, and returns its path.
-func goTool(t *testing.T, pkg string) string {
+// debian installs the programs that are missing, from the packages of their names.
+func debian(t *testing.T, programs ...string) {
 	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	path, version, _ := strings.Cut(pkg, "@")
-	bin := filepath.Join(cache, "fairlead", "test", "tools", filepath.Base(path)+"-"+version)
-	tool := filepath.Join(bin, filepath.Base(path))
-	if _, err := os.Stat(tool); err == nil {
-		return tool
-	}
-	if out, err := rig.Command(t, "", []string{"GOBIN=" + bin}, "go", "install", pkg); err != nil {
-		rig.Missing(t, "go install %s: %v\n%s", pkg, err, out)
-	}
-	return tool
-}
-
-// debian installs the packages that are missing.
-func debian(t *testing.T, programs map[string]string) {
-	t.Helper()
-	for program, pkg := range programs {
-		if _, err := exec.LookPath(program); err == nil {
-			continue
-		}
-		if os.Geteuid() != 0 {
-			rig.Missing(t, "%s is missing and installing it needs root", program)
-		}
-		if out, err := rig.Command(t, "", []string{"DEBIAN_FRONTEND=noninteractive"}, "apt-get", "install", "-y", "--no-install-recommends", pkg); err != nil {
-			rig.Missing(t, "apt-get install %s: %v\n%s", pkg, err, out)
-		}
+	for _, p := range programs {
+		rig.Tool(t, p, p)
 	}
 }
 
@@ -136,8 +109,8 @@ func service(t *testing.T, fl string, env []string) (dir, key string) {
 }
 
 func TestToolsOfOthersTakeIt(t *testing.T) {
-	debian(t, map[string]string{"docker-registry": "docker-registry", "skopeo": "skopeo"})
-	fl, cos, cr := rig.CLI(t), goTool(t, cosign), goTool(t, crane)
+	debian(t, "docker-registry", "skopeo")
+	fl, cos, cr := rig.CLI(t), rig.GoTool(t, cosign), rig.GoTool(t, crane)
 	env := []string{"FAIRLEAD_KEY_PASSPHRASE=correct horse", "XDG_CACHE_HOME=" + t.TempDir(), "GOCACHE=" + goCache(t)}
 	dir, key := service(t, fl, env)
 	debianRegistry := func(addr string) *exec.Cmd {
@@ -198,7 +171,7 @@ func goCache(t *testing.T) string {
 
 // TestExportedImage loads the exported file with podman and skopeo, and runs it.
 func TestExportedImage(t *testing.T) {
-	debian(t, map[string]string{"skopeo": "skopeo", "podman": "podman", "runc": "runc"})
+	debian(t, "skopeo", "podman", "runc")
 	fl := rig.CLI(t)
 	env := []string{"FAIRLEAD_KEY_PASSPHRASE=correct horse", "XDG_CACHE_HOME=" + t.TempDir(), "GOCACHE=" + goCache(t)}
 	dir, _ := service(t, fl, env)

@@ -19,8 +19,8 @@ import (
 func TestMain(m *testing.M) { rig.Main(m) }
 
 func TestAgreesWithTools(t *testing.T) {
-	tool(t, "readelf", "binutils")
-	tool(t, "file", "file")
+	rig.Tool(t, "readelf", "binutils")
+	rig.Tool(t, "file", "file")
 	set := newSet(t)
 	if len(set) < 30 {
 		t.Errorf("the set has only %d files", len(set))
@@ -197,7 +197,7 @@ func TestRootIsWhatChrootSees(t *testing.T) {
 // TestVersionsAreWhatTheLoaderWants links a program against a library's second version and then gives it the first one,
 // as happens to a program that was built on a newer system than it runs on.
 func TestVersionsAreWhatTheLoaderWants(t *testing.T) {
-	tool(t, "gcc", "gcc")
+	rig.Tool(t, "gcc", "gcc")
 	dir := t.TempDir()
 	library := func(versions string) {
 		write(t, filepath.Join(dir, "versions"), versions)

@@ -99,8 +99,8 @@ var built = []struct{ name, dir, env, flags string }{
 // newModule writes the module's source, with a dependency that is replaced, into a git repository.
 func newModule(t *testing.T) string {
 	t.Helper()
-	tool(t, "git", "git")
-	tool(t, "gcc", "gcc")
+	rig.Tool(t, "git", "git")
+	rig.Tool(t, "gcc", "gcc")
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"go.mod":          "module example.com/thing\n\ngo 1.26\n\nrequire example.com/dep v1.2.3\n\nreplace example.com/dep => ./dep\n",
@@ -166,7 +166,7 @@ func newSet(t *testing.T) (set []program) {
 	}
 	// Packed on its own: where there is no UPX the rest is still compared.
 	t.Run("upx", func(t *testing.T) {
-		upx := tool(t, "upx", "upx-ucl")
+		upx := rig.Tool(t, "upx", "upx-ucl")
 		for _, name := range []string{"stripped", "cgo", "windows-stripped"} {
 			packed := filepath.Join(out, "upx-"+name)
 			run(t, out, "", upx, "-1", "-q", "-o", packed, filepath.Join(out, name))
@@ -191,7 +191,7 @@ func installed(t *testing.T, path, pkg string) string {
 		return found[0]
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := install(t, pkg); err != nil {
+		if err := rig.Install(t, pkg); err != nil {
 			rig.Missing(t, "no %s: %v", path, err)
 		}
 	}

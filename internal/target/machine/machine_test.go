@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -17,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead-dev/fairlead/internal/build"
 	"github.com/fairlead-dev/fairlead/internal/bundle"
+	"github.com/fairlead-dev/fairlead/internal/bundle/bundletest"
 	"github.com/fairlead-dev/fairlead/internal/depot"
 	"github.com/fairlead-dev/fairlead/internal/edge"
 	"github.com/fairlead-dev/fairlead/internal/fail"
@@ -140,26 +139,7 @@ func fresh(t *testing.T) (rollouttest.Harness, func(id release.ID, mode string) 
 // artifact makes a bundle of this test binary and gives it to the machine.
 func artifact(t *testing.T, d home.Dirs) string {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	digest, size, err := build.Digest(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := bundle.Create(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := bundle.Make(t.Context(), l, bundle.Input{Name: "svc", Zones: func() (string, error) {
-		root, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
-		return bundle.Zones(strings.TrimSpace(string(root))), err
-	},
-		Images: []bundle.Image{{Platform: build.Host(), Programs: []bundle.Program{{Name: "svc", Path: self, Digest: digest, Size: size}}}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, b := bundletest.Make(t, nil, "")
 	offer, err := depot.NewOffer(t.Context(), l, b.Index)
 	if err != nil {
 		t.Fatal(err)
