@@ -100,6 +100,19 @@ func (j *job) main(ctx context.Context, pl platform.Platform, pattern string) (P
 		Hinted("set `build: {main: %s}` in fairlead.yaml", names[0])
 }
 
+// Mains returns the import paths of the programs' main packages, the service's first.
+func Mains(ctx context.Context, p Params) ([]string, error) {
+	if p.Go == "" {
+		p.Go = "go"
+	}
+	mains, err := (&job{Params: p}).mains(ctx, platform.Host())
+	var out []string
+	for _, m := range mains {
+		out = append(out, m.ImportPath)
+	}
+	return out, err
+}
+
 // MainPackages lists the main packages that pattern names in dir, in their import paths' order.
 func MainPackages(ctx context.Context, p Params, pattern string) ([]Package, error) {
 	if p.Go == "" {

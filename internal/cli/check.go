@@ -6,17 +6,20 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/fairlead-dev/fairlead/internal/deploy"
 	"github.com/fairlead-dev/fairlead/internal/preflight"
 )
 
 func (a *app) checkCmd() *cobra.Command {
-	var fix bool
+	var o deploy.CheckOptions
 	c := &cobra.Command{
 		Use:   "check [FOLDER]",
 		Short: "Look at everything that could make a deploy fail",
 		Long: "check looks at the Go toolchain, the module, the source tree, the machine, the port and the agent. Each finding says what was\n" +
-			"found, what is needed and what to type. It changes nothing, unless --fix is given: then it does what is safe.\n" + exitCodes,
-		Example: "  fairlead check\n  fairlead check --fix\n  fairlead check --json | jq 'select(.severity==\"error\")'",
+			"found, what is needed and what to type. It changes nothing, unless --fix is given: then it does what is safe.\n\n" +
+			"--vulns also asks the Go vulnerability database. What the program can reach is a warning, and an error where build.vulns.refuse\n" +
+			"says so; then every deploy asks, too.\n" + exitCodes,
+		Example: "  fairlead check\n  fairlead check --fix\n  fairlead check --vulns --vuln-db ./vulndb\n  fairlead check --json | jq 'select(.severity==\"error\")'",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := a.deploy(folder(args))
@@ -24,7 +27,7 @@ func (a *app) checkCmd() *cobra.Command {
 				return err
 			}
 			d.Events = nil // the findings are the answer itself, not its progress
-			found, err := d.Check(cmd.Context(), fix)
+			found, err := d.Check(cmd.Context(), o)
 			if err != nil {
 				return err
 			}
@@ -37,7 +40,9 @@ func (a *app) checkCmd() *cobra.Command {
 			return preflight.Refuses(found)
 		},
 	}
-	c.Flags().BoolVar(&fix, "fix", false, "do what is safe to do about the findings, then look again")
+	c.Flags().BoolVar(&o.Fix, "fix", false, "do what is safe to do about the findings, then look again")
+	c.Flags().BoolVar(&o.Vulns, "vulns", false, "look for known vulnerabilities, and which of them the program can reach")
+	c.Flags().StringVar(&o.VulnDB, "vuln-db", "", "with --vulns: the `ADDRESS` or folder of the database, in place of the spec's or Go's own")
 	return a.withEnv(c)
 }
 

@@ -107,14 +107,25 @@ func (d Deploy) Plan(ctx context.Context) (rollout.Plan, string, error) {
 	return p, planned.URL, json.Unmarshal(planned.Plan, &p)
 }
 
-// Check looks at everything that could make a deploy fail. With fix it also mends what is safe to mend and looks again.
-func (d Deploy) Check(ctx context.Context, fix bool) ([]preflight.Finding, error) {
+// CheckOptions say how far a check goes.
+type CheckOptions struct {
+	Fix    bool   // mend what is safe to mend, and look again
+	Vulns  bool   // scan for known vulnerabilities also where the spec does not ask for it
+	VulnDB string // the database for that; "" means the spec's
+}
+
+// Check looks at everything that could make a deploy fail.
+func (d Deploy) Check(ctx context.Context, o CheckOptions) ([]preflight.Finding, error) {
 	s, err := spec.Load(d.Dir, d.Env)
 	if err != nil {
 		return nil, err
 	}
+	if o.VulnDB != "" {
+		s.Build.Vulns.DB = o.VulnDB
+	}
 	p := d.checks(ctx, s)
-	if !fix {
+	p.Vulns = o.Vulns
+	if !o.Fix {
 		return preflight.Run(ctx, p, d.Events)
 	}
 	found, err := preflight.Run(ctx, p, nil)

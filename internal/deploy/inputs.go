@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/internal/agent"
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
+	"github.com/fairlead-dev/fairlead/internal/build"
 	"github.com/fairlead-dev/fairlead/internal/edge"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
@@ -30,6 +31,9 @@ func (d Deploy) checks(ctx context.Context, s *spec.Spec) preflight.Params {
 	return preflight.Params{
 		Dir: s.Dir, Spec: s, Dirs: d.Dirs, Listen: listen, Version: d.Version,
 		Ours: func(pid int) bool { return slices.Contains(edge.Processes(d.Dirs.Stats()), pid) },
+		Mains: func(ctx context.Context) ([]string, error) {
+			return build.Mains(ctx, build.Params{Dir: s.Dir, Build: s.Build, Name: s.Service})
+		},
 		Agent: preflight.Agent{
 			Version: func(ctx context.Context) (string, bool, error) {
 				if !keeper.Running(d.Dirs, home.Agent) {

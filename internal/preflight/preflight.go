@@ -42,6 +42,7 @@ const (
 	IDSum         = "go-sum"
 	IDReplace     = "mod-replace"
 	IDDirty       = "vcs-dirty"
+	IDVulns       = "vulns"
 	IDMemory      = "memory"
 	IDCPU         = "cpu"
 	IDFiles       = "files"
@@ -82,7 +83,11 @@ type Params struct {
 	Agent   Agent
 	Version string // of this program; "" leaves the comparison with the agent's out
 	Go      string // the go command, a path or a name on our own PATH; "" means go
-	// VerifyEvery is how long a successful `go mod verify` of the same go.sum counts; 0 makes it anew.
+	// Mains lists the main packages, for the scan for vulnerabilities; nil means every package.
+	Mains func(context.Context) ([]string, error)
+	Vulns bool // scan for known vulnerabilities also where build.vulns.refuse does not ask for it
+	// VerifyEvery is how long a successful `go mod verify` of the same go.sum counts, and whether an earlier
+	// scan for vulnerabilities does; 0 makes both anew.
 	VerifyEvery time.Duration
 	Environ     []string // the environment of the go command; nil means our own. build.env is added to it
 }
@@ -98,7 +103,7 @@ type run struct {
 type check func(context.Context, *run) []Finding
 
 // The checks, in the order in which a person wants to read their findings.
-var checks = []check{checkSupport, checkGo, checkVCS, checkMachine, checkFolders, checkPort, checkAgent}
+var checks = []check{checkSupport, checkGo, checkVulns, checkVCS, checkMachine, checkFolders, checkPort, checkAgent}
 
 // Run makes all checks, several at a time, and returns every finding in a fixed order. Each finding is sent to sink as
 // soon as those before it are known. It fails only when ctx is done or p lacks what every check needs.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/platform"
 )
@@ -37,7 +38,30 @@ func (d *decoder) checkBuild(s *Spec) error {
 			return d.at("build.programs."+name, "names no main package").Hinted("write %s: ./cmd/%s", name, name)
 		}
 	}
+	if err := d.checkVulns(b.Vulns); err != nil {
+		return err
+	}
 	return d.checkImage(b.Image)
+}
+
+func (d *decoder) checkVulns(v Vulns) error {
+	if v.Refuse != "" {
+		if err := d.oneOf("build.vulns.refuse", v.Refuse, "reachable", "present"); err != nil {
+			return err
+		}
+	}
+	for i, a := range v.Allow {
+		path := fmt.Sprintf("build.vulns.allow[%d]", i)
+		switch _, err := time.Parse(time.DateOnly, a.Until); {
+		case a.ID == "":
+			return d.at(path, "names no vulnerability").Hinted("write {id: GO-2026-1234, until: 2026-12-31, reason: ...}")
+		case err != nil:
+			return d.at(path+".until", "%q is not a day", a.Until).Hinted("write it as 2026-12-31: an exception has an end")
+		case a.Reason == "":
+			return d.at(path, "%s is allowed without a reason", a.ID).Hinted("write why that is safe: reason: ...")
+		}
+	}
+	return nil
 }
 
 func (d *decoder) checkImage(i Image) error {

@@ -3,6 +3,8 @@
 // A value of [Spec] that came out of [Load] is complete: every default is filled in and every field is checked.
 package spec
 
+import "time"
+
 // DefaultEnvironment is the environment's name when no --env is given.
 const DefaultEnvironment = "default"
 
@@ -57,6 +59,27 @@ type Build struct {
 	Race      bool              `json:"race,omitempty" jsonschema:"build with the race detector, for tests on this machine: slower, and not static"`
 	Image     Image             `json:"image,omitzero" jsonschema:"the image the programs are put in"`
 	Sign      string            `json:"sign,omitempty" jsonschema:"a private key's file (fairlead keys new); the image is then signed"`
+	Vulns     Vulns             `json:"vulns,omitzero" jsonschema:"what is done about known vulnerabilities"`
+}
+
+// Vulns says which known vulnerabilities keep a release from being deployed.
+type Vulns struct {
+	Refuse string      `json:"refuse,omitempty" jsonschema:"reachable: refuse what the program can call; present: also what merely stands in its modules; default: look only when asked (check --vulns)"`
+	DB     string      `json:"db,omitempty" jsonschema:"a copy of the Go vulnerability database, an address or a folder; default: Go's own"`
+	Allow  []Allowance `json:"allow,omitempty" jsonschema:"exceptions, each with an end"`
+}
+
+// Allowance lets one vulnerability pass for a while.
+type Allowance struct {
+	ID     string `json:"id" jsonschema:"GO-2026-1234, or a CVE or GHSA number"`
+	Until  string `json:"until" jsonschema:"the last day on which it holds, as 2026-12-31 (UTC)"`
+	Reason string `json:"reason" jsonschema:"why that is safe"`
+}
+
+// End is the instant at which the exception is over. Until was checked when the spec was loaded.
+func (a Allowance) End() time.Time {
+	t, _ := time.Parse(time.DateOnly, a.Until)
+	return t.AddDate(0, 0, 1)
 }
 
 // Image says how the programs become an OCI image.
