@@ -3,8 +3,8 @@ package gate
 
 import (
 	"context"
+	"fmt"
 
-	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/rollout"
 	"github.com/fairlead-dev/fairlead/internal/spec"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
@@ -20,8 +20,9 @@ type Healthy struct {
 	Lost map[int]int
 }
 
-// Check implements [rollout.Gate].
-func (h Healthy) Check(_ context.Context, p rollout.Plan) error {
+// Ask implements [rollout.Gate].
+func (h Healthy) Ask(_ context.Context, m rollout.Moment) rollout.Answer {
+	p := m.Plan
 	for _, i := range h.Instances() {
 		if i.Release != int(p.New) {
 			continue
@@ -34,10 +35,17 @@ func (h Healthy) Check(_ context.Context, p rollout.Plan) error {
 			why = "is not ready any more: " + i.Probe
 		}
 		if why != "" {
-			return fail.New(fail.Unhealthy, "", "instance %d of release %d %s, after it had got traffic", i.Number, i.Release, why).
-				WithLines(h.Tail(i.Release, i.Number)).
-				Hinted("run `fairlead logs %s --release %d%s`", p.Service, i.Release, spec.EnvFlag(p.Environment))
+			return rollout.Answer{Verdict: rollout.Breach, Else: rollout.Back, Lines: h.Tail(i.Release, i.Number),
+				Reason: fmt.Sprintf("instance %d of release %d %s, after it had %s", i.Number, i.Release, why, since(m)),
+				Hint:   fmt.Sprintf("run `fairlead logs %s --release %d%s`", p.Service, i.Release, spec.EnvFlag(p.Environment))}
 		}
 	}
-	return nil
+	return rollout.Answer{Verdict: rollout.Pass}
+}
+
+func since(m rollout.Moment) string {
+	if m.Before {
+		return "become ready"
+	}
+	return "got traffic"
 }

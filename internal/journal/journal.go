@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"sync"
 	"time"
 
 	_ "modernc.org/sqlite" // the driver; pure Go, so the binary stays static
@@ -44,6 +45,14 @@ CREATE UNIQUE INDEX lease ON rollout (service, environment) WHERE outcome = '';
 CREATE TABLE event (
 	rollout INTEGER NOT NULL, seq INTEGER NOT NULL, body TEXT NOT NULL,
 	PRIMARY KEY (rollout, seq)) STRICT;
+`, `
+ALTER TABLE rollout ADD COLUMN paused TEXT NOT NULL DEFAULT '';
+ALTER TABLE rollout ADD COLUMN frozen INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollout ADD COLUMN past INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE decision (
+	seq INTEGER PRIMARY KEY AUTOINCREMENT,
+	rollout INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
+CREATE INDEX decision_of ON decision (rollout);
 `}
 
 // Journal is the open database. Its methods may be called from several goroutines.
@@ -216,6 +225,9 @@ type Running struct {
 	plan rollout.Plan
 	// Receipt is called at the end; what it returns is kept with the rollout.
 	Receipt func(rollout.Outcome, error) any
+
+	mu     sync.Mutex
+	orders rollout.Orders // as they were read last
 }
 
 var _ rollout.Journal = (*Running)(nil)

@@ -167,6 +167,7 @@ func (j *Journal) Remove(ctx context.Context, service, env string) error {
 			return err
 		}
 		for _, q := range []string{
+			"DELETE FROM decision WHERE rollout IN (SELECT id FROM rollout WHERE service = ? AND environment = ?)",
 			"DELETE FROM event WHERE rollout IN (SELECT id FROM rollout WHERE service = ? AND environment = ?)",
 			"DELETE FROM rollout WHERE service = ? AND environment = ?",
 			"DELETE FROM release WHERE service = ? AND environment = ?",

@@ -16,11 +16,12 @@ type Action string
 
 // The actions.
 const (
-	Stage Action = "stage" // make the new release startable
-	Scale Action = "scale" // so many instances of a release
-	Route Action = "route" // split the traffic
-	Watch Action = "watch" // ask the gates for a while
-	Warm  Action = "warm"  // leave the old release's instances up for a while
+	Stage  Action = "stage"  // make the new release startable
+	Scale  Action = "scale"  // so many instances of a release
+	Route  Action = "route"  // split the traffic
+	Verify Action = "verify" // ask the gates before the new release has traffic
+	Watch  Action = "watch"  // ask the gates for a while
+	Warm   Action = "warm"   // leave the old release's instances up for a while
 )
 
 // Step is one thing that shall be true before the next one begins.
@@ -56,6 +57,8 @@ func (s Step) String() string {
 			parts[i] = fmt.Sprintf("%d %% to release %d", s.Weights[id], id)
 		}
 		return "traffic: " + strings.Join(parts, ", ")
+	case Verify:
+		return fmt.Sprintf("ask the gates before release %d gets traffic", s.Release)
 	case Watch:
 		return fmt.Sprintf("watch release %d for %s", s.Release, s.For)
 	case Warm:
@@ -103,6 +106,9 @@ type Request struct {
 	OldInstances int
 	Instances    int
 	Watch        time.Duration // after each change of traffic
+	Bake         time.Duration // after the last one, in place of Watch where it is longer
+	Steps        []int         // canary: its shares of the traffic in percent, rising
+	Verify       bool          // some gate has a question before there is traffic
 	Warm         time.Duration // blue-green: how long the old instances stay
 	Surge        int           // rolling: instances above the wanted number
 	Unavailable  int           // rolling: instances that may be missing
@@ -112,13 +118,13 @@ type Request struct {
 type Strategy func(q Request, c Caps) (Plan, error)
 
 // Strategies by their name in fairlead.yaml.
-var Strategies = map[string]Strategy{"recreate": Recreate, "rolling": Rolling, "blue-green": BlueGreen}
+var Strategies = map[string]Strategy{"recreate": Recreate, "rolling": Rolling, "blue-green": BlueGreen, "canary": Canary}
 
 // Make plans q with the named strategy.
 func Make(strategy string, q Request, c Caps) (Plan, error) {
 	f, ok := Strategies[strategy]
 	if !ok {
-		return Plan{}, fail.New(fail.Usage, "plan", "strategy %q is not known", strategy).Hinted("use recreate, rolling or blue-green")
+		return Plan{}, fail.New(fail.Usage, "plan", "strategy %q is not known", strategy).Hinted("use recreate, rolling, blue-green or canary")
 	}
 	if q.Old == q.New || q.Instances < 1 {
 		return Plan{}, fail.New(fail.Internal, "plan", "from %d to %d with %d instances", q.Old, q.New, q.Instances)
@@ -136,13 +142,14 @@ func Make(strategy string, q Request, c Caps) (Plan, error) {
 }
 
 func first(q Request, _ Caps) (Plan, error) {
-	steps := []Step{stage(q), scale(q.New, q.Instances), route(Weights{q.New: 100}), watch(q)}
+	steps := ready(q, q.Instances)
+	steps = append(steps, route(Weights{q.New: 100}), bake(q))
 	return Plan{Steps: steps, NoReturn: len(steps)}, nil
 }
 
 // Recreate ends the old release before it starts the new one: for services that cannot run twice. Requests wait meanwhile.
 func Recreate(q Request, _ Caps) (Plan, error) {
-	steps := []Step{stage(q), route(nil), scale(q.Old, 0), scale(q.New, q.Instances), route(Weights{q.New: 100}), watch(q)}
+	steps := []Step{stage(q), route(nil), scale(q.Old, 0), scale(q.New, q.Instances), route(Weights{q.New: 100}), bake(q)}
 	return Plan{Steps: steps, NoReturn: len(steps), Exclusive: true}, nil
 }
 
@@ -152,12 +159,80 @@ func BlueGreen(q Request, c Caps) (Plan, error) {
 		return Plan{}, fail.New(fail.Usage, "plan", "this target cannot hold two whole releases without splitting the traffic").
 			Hinted("set `release: {strategy: rolling}`")
 	}
-	steps := []Step{stage(q), scale(q.New, q.Instances), route(Weights{q.New: 100}), watch(q)}
-	last := scale(q.Old, 0)
-	if q.Warm > 0 {
-		last = Step{Do: Warm, Release: q.Old, For: q.Warm}
+	steps := append(ready(q, q.Instances), route(Weights{q.New: 100}), bake(q))
+	return Plan{Steps: append(steps, last(q)), NoReturn: len(steps)}, nil
+}
+
+// Canary lets a growing share of the traffic try the new release while the old one keeps its instances: going back is one
+// change of weights at any time. Each share has as many instances as carry it. Where traffic follows the numbers of
+// instances the shares are as near as those allow.
+func Canary(q Request, c Caps) (Plan, error) {
+	if !c.Surge {
+		return Plan{}, fail.New(fail.Usage, "plan", "this target cannot run two releases side by side").Hinted("set `release: {strategy: recreate}`")
 	}
-	return Plan{Steps: append(steps, last), NoReturn: len(steps)}, nil
+	shares := q.Steps
+	if len(shares) == 0 {
+		shares = []int{5, 25, 50}
+	}
+	var steps []Step
+	have, before := 0, 0
+	for _, percent := range shares {
+		if percent >= 100 {
+			break
+		}
+		n := max(1, (q.Instances*percent+99)/100)
+		w := share(q, c, n, percent)
+		if w[q.New] <= before || w[q.New] >= 100 {
+			continue // too fine for this target
+		}
+		if before = w[q.New]; have == 0 {
+			steps = ready(q, n)
+		} else if n > have {
+			steps = append(steps, scale(q.New, n))
+		}
+		have = max(have, n)
+		steps = append(steps, route(w), watch(q))
+	}
+	if have == 0 {
+		steps = ready(q, q.Instances)
+	} else if have < q.Instances {
+		steps = append(steps, scale(q.New, q.Instances))
+	}
+	steps = append(steps, route(Weights{q.New: 100}), bake(q))
+	return Plan{Steps: append(steps, last(q)), NoReturn: len(steps)}, nil
+}
+
+// share is the split that comes nearest to percent for n new instances.
+func share(q Request, c Caps, n, percent int) Weights {
+	if c.WeightFromScale {
+		return split(q, q.OldInstances, n)
+	}
+	if step := c.WeightStep; step > 1 {
+		percent = max(step, percent/step*step)
+	}
+	return Weights{q.Old: 100 - percent, q.New: percent}
+}
+
+// ready begins a plan: the new release has n instances that may get traffic.
+func ready(q Request, n int) []Step {
+	steps := []Step{stage(q), scale(q.New, n)}
+	if q.Verify {
+		steps = append(steps, verify(q))
+	}
+	return steps
+}
+
+// last ends the old release, at once or when it is not kept warm any more.
+func last(q Request) Step {
+	if q.Warm > 0 {
+		return Step{Do: Warm, Release: q.Old, For: q.Warm}
+	}
+	return scale(q.Old, 0)
+}
+
+// bake is the watch behind the last change of traffic.
+func bake(q Request) Step {
+	return Step{Do: Watch, Release: q.New, For: max(q.Watch, q.Bake)}
 }
 
 // Rolling replaces instances a few at a time: never more than the wanted number plus Surge, never fewer ready than the
@@ -178,10 +253,18 @@ func Rolling(q Request, c Caps) (Plan, error) {
 	share := func() { steps = append(steps, route(split(q, old, fresh))) }
 	for fresh < q.Instances {
 		if n := min(q.Instances, most-old); n > fresh {
+			first := fresh == 0
 			fresh = n
 			steps = append(steps, scale(q.New, fresh))
+			if first && q.Verify {
+				steps = append(steps, verify(q))
+			}
 			share()
-			steps = append(steps, watch(q))
+			if fresh == q.Instances {
+				steps = append(steps, bake(q))
+			} else {
+				steps = append(steps, watch(q))
+			}
 		}
 		if n := max(least-fresh, 0); n < old && fresh < q.Instances {
 			before := old
@@ -216,6 +299,7 @@ func split(q Request, old, fresh int) Weights {
 func stage(q Request) Step            { return Step{Do: Stage, Release: q.New} }
 func scale(id release.ID, n int) Step { return Step{Do: Scale, Release: id, Instances: n} }
 func route(w Weights) Step            { return Step{Do: Route, Weights: w} }
+func verify(q Request) Step           { return Step{Do: Verify, Release: q.New} }
 func watch(q Request) Step            { return Step{Do: Watch, Release: q.New, For: q.Watch} }
 
 // MarshalJSON adds the step's sentence, for people who read the JSON.

@@ -55,16 +55,16 @@ type Running struct {
 	Weight    int `json:"weight"` // percent
 }
 
-// Gate is a question asked of evidence while a release has traffic. An error is a no, and says why in one sentence.
-type Gate interface {
-	Check(ctx context.Context, p Plan) error
-}
-
-// Journal makes each step durable before it is taken, so that another process can go on.
+// Journal makes each step durable before it is taken, so that another process can go on, and keeps what was decided why.
 type Journal interface {
 	Step(ctx context.Context, i int) error
 	Undo(ctx context.Context, cause error) error
 	End(ctx context.Context, o Outcome, cause error) error
+	Decide(ctx context.Context, d Decision) error
+	// Pause makes the rollout stay as it is until [Journal.Orders] say otherwise.
+	Pause(ctx context.Context, why string) error
+	// Orders returns what holds now. It is asked often and answers at once.
+	Orders() Orders
 }
 
 // Outcome is how a rollout ended.
@@ -95,9 +95,6 @@ type Engine struct {
 	Limit time.Duration
 }
 
-// checkEvery is how often gates are asked while a release is watched.
-const checkEvery = 250 * time.Millisecond
-
 // Run carries out p for release r from where it stands, and returns nil only if r serves all traffic. On a failure or
 // when ctx is done it puts everything back first; the error's kind says how that went ([fail.Unhealthy] or another cause's
 // kind when nothing had changed for clients, [fail.RolledBack], [fail.Stuck]).
@@ -109,7 +106,7 @@ func (e *Engine) Run(ctx context.Context, p Plan, r release.Release, from Progre
 		err := e.Journal.Step(ctx, i)
 		if err == nil {
 			e.say(p, i, "step", event.Info, p.Steps[i].String())
-			err = e.take(ctx, p, r, p.Steps[i])
+			err = e.step(ctx, p, r, i)
 		}
 		if err == nil && i < p.NoReturn {
 			err = context.Cause(ctx)
@@ -136,8 +133,16 @@ func (e *Engine) end(ctx context.Context, o Outcome, cause error) error {
 	return retry(ctx, func() error { return e.Journal.End(ctx, o, cause) })
 }
 
-// take does one step.
-func (e *Engine) take(ctx context.Context, p Plan, r release.Release, s Step) error {
+// step takes step i, or watches it.
+func (e *Engine) step(ctx context.Context, p Plan, r release.Release, i int) error {
+	if do := p.Steps[i].Do; do == Watch || do == Verify {
+		return e.watch(ctx, p, i)
+	}
+	return e.take(ctx, r, p.Steps[i])
+}
+
+// take makes it so.
+func (e *Engine) take(ctx context.Context, r release.Release, s Step) error {
 	switch s.Do {
 	case Stage:
 		return e.Target.Stage(ctx, r)
@@ -145,30 +150,10 @@ func (e *Engine) take(ctx context.Context, p Plan, r release.Release, s Step) er
 		return e.Target.Scale(ctx, s.Release, s.Instances)
 	case Route:
 		return e.Target.Route(ctx, s.Weights)
-	case Watch:
-		return e.watch(ctx, p, s.For)
 	case Warm:
 		return nil // the agent stops what stayed warm when its time is over
 	}
 	return fmt.Errorf("the plan holds an unknown step %q", s.Do)
-}
-
-// watch asks the gates again and again for d, and once at least.
-func (e *Engine) watch(ctx context.Context, p Plan, d time.Duration) error {
-	for until := time.Now().Add(d); ; {
-		for _, g := range e.Gates {
-			if err := g.Check(ctx, p); err != nil {
-				return err
-			}
-		}
-		left := time.Until(until)
-		if left <= 0 {
-			return nil
-		}
-		if err := wait.For(ctx, min(left, checkEvery)); err != nil {
-			return err
-		}
-	}
 }
 
 // finish goes on behind the point of no return: the new release serves, only the old one's end is left. Being told to
@@ -176,7 +161,7 @@ func (e *Engine) watch(ctx context.Context, p Plan, d time.Duration) error {
 func (e *Engine) finish(ctx context.Context, p Plan, r release.Release, i int) error {
 	ctx, cancel := e.bounded(ctx)
 	defer cancel()
-	return retry(ctx, func() error { return e.take(ctx, p, r, p.Steps[i]) })
+	return retry(ctx, func() error { return e.step(ctx, p, r, i) })
 }
 
 // undo puts all traffic and capacity back on the old release. It works when ctx is already done.
@@ -212,7 +197,7 @@ func (e *Engine) back(ctx context.Context, p Plan) error {
 		steps = []Step{{Do: Route}, newDown, oldUp, oldTraffic}
 	}
 	for _, s := range steps {
-		if err := e.take(ctx, p, release.Release{}, s); err != nil {
+		if err := e.take(ctx, release.Release{}, s); err != nil {
 			return err
 		}
 	}

@@ -26,9 +26,25 @@ type scenario struct {
 	name     string
 	strategy string
 	q        rollout.Request
+	like     rollouttest.Like
 }
 
+// scenarios are all strategies on all kinds of targets, where a target can do it.
 func scenarios() []scenario {
+	var out []scenario
+	for _, like := range []rollouttest.Like{rollouttest.OneMachine, rollouttest.LaggyFleet, rollouttest.Cluster} {
+		for _, s := range strategies() {
+			s.like = like
+			if _, err := rollout.Make(s.strategy, s.q, like.Caps()); err == nil {
+				s.name += " on a " + like.Name
+				out = append(out, s)
+			}
+		}
+	}
+	return out
+}
+
+func strategies() []scenario {
 	base := rollout.Request{Service: "shop", Environment: "default", Old: older, New: newer, OldInstances: 3, Instances: 3, Watch: 10 * time.Second, Surge: 1}
 	with := func(f func(*rollout.Request)) rollout.Request {
 		q := base
@@ -36,20 +52,23 @@ func scenarios() []scenario {
 		return q
 	}
 	return []scenario{
-		{"recreate", "recreate", base},
-		{"blue-green", "blue-green", base},
-		{"blue-green warm", "blue-green", with(func(q *rollout.Request) { q.Warm = time.Minute })},
-		{"rolling", "rolling", base},
-		{"rolling in place", "rolling", with(func(q *rollout.Request) { q.Surge, q.Unavailable = 0, 1 })},
-		{"rolling by two, growing", "rolling", with(func(q *rollout.Request) { q.Surge, q.Instances = 2, 5 })},
-		{"rolling, shrinking", "rolling", with(func(q *rollout.Request) { q.Instances = 1 })},
-		{"first", "rolling", with(func(q *rollout.Request) { q.Old, q.OldInstances = 0, 0 })},
+		{name: "recreate", strategy: "recreate", q: base},
+		{name: "blue-green", strategy: "blue-green", q: base},
+		{name: "blue-green warm", strategy: "blue-green", q: with(func(q *rollout.Request) { q.Warm = time.Minute })},
+		{name: "rolling", strategy: "rolling", q: base},
+		{name: "rolling in place", strategy: "rolling", q: with(func(q *rollout.Request) { q.Surge, q.Unavailable = 0, 1 })},
+		{name: "rolling by two, growing", strategy: "rolling", q: with(func(q *rollout.Request) { q.Surge, q.Instances = 2, 5 })},
+		{name: "rolling, shrinking", strategy: "rolling", q: with(func(q *rollout.Request) { q.Instances = 1 })},
+		{name: "canary", strategy: "canary", q: with(func(q *rollout.Request) { q.Steps, q.Bake, q.Verify = []int{5, 25, 50}, time.Minute, true })},
+		{name: "canary of one", strategy: "canary", q: with(func(q *rollout.Request) { q.Instances, q.OldInstances, q.Warm = 1, 1, time.Minute })},
+		{name: "canary, growing", strategy: "canary", q: with(func(q *rollout.Request) { q.Instances, q.Steps = 6, []int{1, 99, 100} })},
+		{name: "first", strategy: "rolling", q: with(func(q *rollout.Request) { q.Old, q.OldInstances = 0, 0 })},
 	}
 }
 
 func (s scenario) plan(t *testing.T) rollout.Plan {
 	t.Helper()
-	p, err := rollout.Make(s.strategy, s.q, rollout.Caps{WeightStep: 1, Surge: true})
+	p, err := rollout.Make(s.strategy, s.q, s.like.Caps())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +77,7 @@ func (s scenario) plan(t *testing.T) rollout.Plan {
 
 // world makes the machine before the rollout, with the capacity that must not be lost.
 func (s scenario) world(p rollout.Plan) *rollouttest.Fake {
-	f := rollouttest.NewFake(s.q.Old, s.q.OldInstances)
+	f := rollouttest.NewFakeLike(s.like, s.q.Old, s.q.OldInstances)
 	if !p.Exclusive && s.q.Old != 0 {
 		f.Least = min(s.q.Instances, s.q.OldInstances) - s.q.Unavailable
 	}
@@ -260,30 +279,31 @@ func (w twice) run(ctx context.Context, p rollout.Plan) (err error, crashed bool
 	return e.Run(ctx, p, release.Release{ID: p.New}, w.At0), false
 }
 
-type gateFunc func() error
+type gateFunc func(rollout.Moment) rollout.Answer
 
-func (f gateFunc) Check(context.Context, rollout.Plan) error { return f() }
+func (f gateFunc) Ask(_ context.Context, m rollout.Moment) rollout.Answer { return f(m) }
 
 // A gate that says no at its n-th question, for every n, puts the old release back.
 func TestGateSaysNoAtEveryQuestion(t *testing.T) {
 	for _, s := range scenarios() {
 		p := s.plan(t)
 		for n := 1; n < 200; n++ {
-			asked := 0
+			asked, before := 0, false
 			synctest.Test(t, func(t *testing.T) {
 				f := s.world(p)
-				err := run(t.Context(), f, p, gateFunc(func() error {
+				err := run(t.Context(), f, p, gateFunc(func(m rollout.Moment) rollout.Answer {
 					if asked++; asked == n {
-						return fail.New(fail.Unhealthy, "", "too slow").WithLines([]string{"last words"})
+						before = m.Before
+						return rollout.Answer{Gate: "p95", Verdict: rollout.Breach, Else: rollout.Back, Reason: "too slow", Lines: []string{"last words"}}
 					}
-					return nil
+					return rollout.Answer{Gate: "p95", Verdict: rollout.Pass}
 				}))
 				end(t, f, p, err)
 				if asked < n {
 					return
 				}
 				kind := fail.RolledBack
-				if p.Old == 0 {
+				if p.Old == 0 || before {
 					kind = fail.Unhealthy
 				}
 				if fail.KindOf(err) != kind || len(fail.As(err).Lines) != 1 {
@@ -299,7 +319,7 @@ func TestGateSaysNoAtEveryQuestion(t *testing.T) {
 
 // A target that never answers again leaves a rollout that says so, within its bound.
 func TestNeitherForwardNorBack(t *testing.T) {
-	s := scenarios()[1]
+	s := scenarios()[1] // blue-green on a machine
 	p := s.plan(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := s.world(p)

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/release"
@@ -42,19 +44,48 @@ type Fake struct {
 	Outcome rollout.Outcome
 	At0     rollout.Progress // what the journal holds
 
+	Told      rollout.Orders
+	Decisions []rollout.Decision
+
 	staged map[release.ID]bool
 	ready  map[release.ID]int
-	weight rollout.Weights
-	Start  time.Duration // an instance's time to become ready
+	like   Like
+	weight []rollout.Weights // by host
+	Start  time.Duration     // an instance's time to become ready
 }
 
+// Like says what kind of target a fake is.
+type Like struct {
+	Name   string
+	Hosts  int           // each has a routing table of its own; one fails or comes late without the other
+	Lag    time.Duration // from a change of traffic to its being in force, on each host after the other
+	Coarse bool          // traffic follows the numbers of instances, as in a cluster without a router
+}
+
+// The kinds of targets.
+var (
+	OneMachine = Like{Name: "machine", Hosts: 1}
+	LaggyFleet = Like{Name: "laggy fleet", Hosts: 3, Lag: 2 * time.Second}
+	Cluster    = Like{Name: "coarse cluster", Hosts: 1, Coarse: true}
+)
+
 // NewFake makes a machine on which n instances of old serve; 0 for an empty one.
-func NewFake(old release.ID, n int) *Fake {
-	f := &Fake{staged: map[release.ID]bool{}, ready: map[release.ID]int{}, Start: 3 * time.Second}
+func NewFake(old release.ID, n int) *Fake { return NewFakeLike(OneMachine, old, n) }
+
+// NewFakeLike makes a target of another kind.
+func NewFakeLike(like Like, old release.ID, n int) *Fake {
+	f := &Fake{staged: map[release.ID]bool{}, ready: map[release.ID]int{}, Start: 3 * time.Second, like: like, weight: make([]rollout.Weights, like.Hosts)}
 	if old != 0 {
-		f.staged[old], f.ready[old], f.weight = true, n, rollout.Weights{old: 100}
+		f.staged[old], f.ready[old] = true, n
+		f.all(rollout.Weights{old: 100})
 	}
 	return f
+}
+
+func (f *Fake) all(w rollout.Weights) {
+	for i := range f.weight {
+		f.weight[i] = maps.Clone(w)
+	}
 }
 
 var errInjected = errors.New("injected failure")
@@ -82,13 +113,18 @@ func (f *Fake) call(ctx context.Context, do func(half bool) error) error {
 }
 
 // Caps implements [rollout.Target].
-func (f *Fake) Caps() rollout.Caps { return rollout.Caps{WeightStep: 1, Surge: true} }
+func (f *Fake) Caps() rollout.Caps { return f.like.Caps() }
+
+// Caps are what such a target can do.
+func (l Like) Caps() rollout.Caps {
+	return rollout.Caps{WeightStep: 1, WeightFromScale: l.Coarse, Surge: true}
+}
 
 // Observe implements [rollout.Target].
 func (f *Fake) Observe(context.Context) (rollout.State, error) {
 	s := rollout.State{Releases: map[release.ID]rollout.Running{}}
 	for id, n := range f.ready {
-		s.Releases[id] = rollout.Running{Instances: n, Ready: n, Weight: f.weight[id]}
+		s.Releases[id] = rollout.Running{Instances: n, Ready: n, Weight: f.weight[0][id]}
 	}
 	return s, nil
 }
@@ -122,49 +158,84 @@ func (f *Fake) Scale(ctx context.Context, id release.ID, n int) error {
 			} else {
 				f.ready[id]--
 			}
+			f.follow()
 			f.look()
 		}
 		return nil
 	})
 }
 
-// Route implements [rollout.Target].
+// Route implements [rollout.Target], on one host after the other.
 func (f *Fake) Route(ctx context.Context, w rollout.Weights) error {
 	return f.call(ctx, func(half bool) error {
-		if half {
-			return nil // a table is swapped whole
-		}
 		for id, n := range w {
 			if n > 0 && f.ready[id] == 0 {
 				return fmt.Errorf("no instance of release %d is ready", id)
 			}
 		}
-		f.weight = rollout.Weights{}
-		for id, n := range w {
-			f.weight[id] = n
+		for i := range f.weight {
+			if half && i == f.like.Hosts/2 {
+				return nil // a table is swapped whole, but not every host's
+			}
+			if !half {
+				if err := wait.For(ctx, f.like.Lag); err != nil {
+					return err
+				}
+			}
+			f.weight[i] = rollout.Weights{}
+			maps.Copy(f.weight[i], w)
+			f.follow()
+			f.look()
 		}
-		f.look()
 		return nil
 	})
 }
 
+// follow gives every instance of a coarse target the same share, whatever was asked for; only that requests wait is obeyed.
+func (f *Fake) follow() {
+	if !f.like.Coarse || len(f.weight[0]) == 0 {
+		return
+	}
+	sum := 0
+	for _, n := range f.ready {
+		sum += n
+	}
+	w, left := rollout.Weights{}, 100
+	ids := slices.Sorted(maps.Keys(f.ready))
+	for _, id := range ids {
+		if f.ready[id] > 0 {
+			w[id] = 100 * f.ready[id] / sum
+			left -= w[id]
+		}
+	}
+	for _, id := range ids {
+		if f.ready[id] > 0 {
+			w[id] += left
+			break
+		}
+	}
+	f.weight[0] = w
+}
+
 // look notes every invariant that does not hold.
 func (f *Fake) look() {
-	sum, capacity := 0, 0
-	for id, n := range f.weight {
-		sum += n
-		if n > 0 && f.ready[id] == 0 {
-			f.broken("release %d has %d %% of the traffic and no ready instance", id, n)
+	for _, table := range f.weight {
+		sum, capacity := 0, 0
+		for id, n := range table {
+			sum += n
+			if n > 0 && f.ready[id] == 0 {
+				f.broken("release %d has %d %% of the traffic and no ready instance", id, n)
+			}
+			if n > 0 {
+				capacity += f.ready[id]
+			}
 		}
-		if n > 0 {
-			capacity += f.ready[id]
+		if sum != 100 && sum != 0 {
+			f.broken("the weights sum to %d", sum)
 		}
-	}
-	if sum != 100 && sum != 0 {
-		f.broken("the weights sum to %d", sum)
-	}
-	if f.Least > 0 && capacity < f.Least {
-		f.broken("%d ready instances have traffic, %d are wanted", capacity, f.Least)
+		if f.Least > 0 && capacity < f.Least {
+			f.broken("%d ready instances have traffic, %d are wanted", capacity, f.Least)
+		}
 	}
 }
 
@@ -179,10 +250,12 @@ func (f *Fake) All(id release.ID, n int) bool {
 			return false
 		}
 	}
-	if id == 0 {
-		return len(f.weight) == 0
+	for _, w := range f.weight {
+		if id == 0 && len(w) > 0 || id != 0 && w[id] != 100 {
+			return false
+		}
 	}
-	return f.ready[id] == n && f.weight[id] == 100
+	return id == 0 || f.ready[id] == n
 }
 
 // Ready returns how many instances of id are ready.
@@ -207,6 +280,25 @@ func (f *Fake) Undo(ctx context.Context, cause error) error {
 		return nil
 	})
 }
+
+// Decide implements [rollout.Journal].
+func (f *Fake) Decide(_ context.Context, d rollout.Decision) error {
+	f.Decisions = append(f.Decisions, d)
+	return nil
+}
+
+// Pause implements [rollout.Journal].
+func (f *Fake) Pause(ctx context.Context, why string) error {
+	return f.call(ctx, func(half bool) error {
+		if !half {
+			f.Told.Paused = why
+		}
+		return nil
+	})
+}
+
+// Orders implements [rollout.Journal].
+func (f *Fake) Orders() rollout.Orders { return f.Told }
 
 // End implements [rollout.Journal].
 func (f *Fake) End(ctx context.Context, o rollout.Outcome, _ error) error {
