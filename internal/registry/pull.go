@@ -43,7 +43,7 @@ func (r *Remote) blob(ctx context.Context, d v1.Descriptor, from int64) (io.Read
 		return nil, 0, err
 	}
 	if from > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, d.Size-1)) // some registries know no open range
 	}
 	res, err := r.do(req, http.StatusOK, http.StatusPartialContent)
 	if err != nil {
@@ -181,6 +181,9 @@ func (r *Remote) fetchPart(ctx context.Context, d v1.Descriptor, path string) er
 		have = 0
 	}
 	body, from, err := r.blob(ctx, d, have)
+	if p, ok := errors.AsType[*problem](err); ok && p.status == http.StatusRequestedRangeNotSatisfiable {
+		body, from, err = r.blob(ctx, d, 0) // it knows no ranges at all
+	}
 	if err != nil {
 		return err
 	}

@@ -143,8 +143,18 @@ type upload struct {
 	failed bool
 }
 
-// run goes on with the upload until it is done or fails.
+// run goes on with the upload until it is done or fails. One that the registry has forgotten meanwhile begins anew, once.
 func (u *upload) run(ctx context.Context) error {
+	err := u.goOn(ctx)
+	if p, ok := errors.AsType[*problem](err); ok && p.status == http.StatusNotFound && u.offset > 0 {
+		u.r.progress(-u.offset)
+		u.at, u.offset = "", 0
+		err = u.goOn(ctx)
+	}
+	return err
+}
+
+func (u *upload) goOn(ctx context.Context) error {
 	if u.failed && u.at != "" && u.ask(ctx) != nil {
 		u.at, u.offset = "", 0
 	}
