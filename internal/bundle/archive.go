@@ -65,8 +65,11 @@ func (a Archive) WriteTo(ctx context.Context, w io.Writer) error {
 		s := newSum(in)
 		err = file(blobName(d), d.Size, s)
 		in.Close()
-		if err != nil {
+		if err != nil && s.n <= d.Size {
 			return noSpace(err)
+		}
+		if s.n != d.Size {
+			return fail.New(fail.Preflight, "", "the blob %s is %s", d.Digest, wrongSize(s.n, d.Size))
 		}
 		if got := s.hash(); got != d.Digest {
 			return tampered(d.Digest, got.Hex)

@@ -105,6 +105,11 @@ func (l Layout) Index() (*v1.IndexManifest, error) {
 	if err := json.Unmarshal(b, x); err != nil {
 		return nil, fail.New(fail.Usage, "", "%s: index.json cannot be read: %w", l.Dir, err)
 	}
+	for _, d := range x.Manifests {
+		if err := checkDigest(d.Digest); err != nil {
+			return nil, fail.New(fail.Usage, "", "%s: index.json names something by no digest: %w", l.Dir, err)
+		}
+	}
 	return x, nil
 }
 

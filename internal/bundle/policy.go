@@ -94,11 +94,17 @@ func (r Rule) matches(path, version string) bool {
 	return true
 }
 
+// at is the time for which a bundle is judged.
+func (p Policy) at(now time.Time) time.Time {
+	if !p.Accepted.IsZero() {
+		return p.Accepted
+	}
+	return now
+}
+
 // judge holds what is known of a bundle against the policy.
 func (p Policy) judge(v *Verified, now time.Time) error {
-	if !p.Accepted.IsZero() {
-		now = p.Accepted
-	}
+	now = p.at(now)
 	if p.Signed && v.SignedBy == "" {
 		e := *fail.As(v.unsigned)
 		if e.Hint == "" {
@@ -119,8 +125,8 @@ func (p Policy) judge(v *Verified, now time.Time) error {
 				Hinted("build and sign it again")
 		}
 	}
-	if len(p.Forbid) > 0 && len(v.modules) == 0 {
-		return fail.New(fail.Preflight, "", "%s has no SBOM that can be trusted, and the policy forbids modules", v.Digest).Hinted("build it with fairlead, which writes one")
+	if len(p.Forbid) > 0 && len(v.opaque) > 0 {
+		return fail.New(fail.Preflight, "", "%s has no SBOM that can be trusted, and the policy forbids modules", v.opaque[0]).Hinted("build it with fairlead, which writes one")
 	}
 	return p.forbids(v.Digest, v.modules)
 }

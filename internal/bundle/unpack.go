@@ -52,8 +52,12 @@ func ReadPrograms(ctx context.Context, from Blobs, manifest v1.Descriptor) (*Pro
 		Hinted("run it in a container, or build it with `fairlead build`")
 }
 
+// maxName is the longest name that the usual file systems take, in bytes.
+const maxName = 255
+
 func inFolder(name string) bool {
-	return path.Dir(name) == Folder && path.Base(name) != "." && path.Base(name) != ".." && !strings.ContainsAny(path.Base(name), `\`)
+	base := path.Base(name)
+	return path.Dir(name) == Folder && base != "." && base != ".." && len(base) <= maxName && !strings.ContainsAny(base, "\\\x00")
 }
 
 // maxUnpacked bounds what a layer of programs may unpack to, in bytes, and maxPrograms how many files.
@@ -110,11 +114,21 @@ func unpack(r io.Reader, dir string) error {
 		if n > maxPrograms || h.Typeflag != tar.TypeReg || !inFolder(h.Name) {
 			return fail.New(fail.Preflight, "", "the layer has %q, and a layer of programs has only files in /%s", h.Name, Folder)
 		}
+		if len(h.PAXRecords) > 0 {
+			// They could say that the file has holes: a few bytes of tar would become any number of bytes on the disk.
+			return fail.New(fail.Preflight, "", "the layer has %q in an extended form of tar, which fairlead does not write", h.Name)
+		}
 		f, err := os.OpenFile(filepath.Join(dir, path.Base(h.Name)), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+		if errors.Is(err, fs.ErrExist) {
+			return fail.New(fail.Preflight, "", "the layer has %q twice", h.Name)
+		}
 		if err != nil {
 			return err
 		}
 		_, err = io.Copy(f, t)
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			err = fail.New(fail.Preflight, "", "the layer is cut off in %q: %w", h.Name, err)
+		}
 		if err == nil {
 			err = f.Sync()
 		}

@@ -3,6 +3,7 @@ package bundle
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -34,7 +35,8 @@ type Verified struct {
 
 	expires  time.Time // of the key
 	modules  []sbom.Module
-	unsigned error // why there is no signature
+	opaque   []string // the images that no SBOM describes
+	unsigned error    // why there is no signature
 }
 
 // maxManifests bounds how many images and referrers of one bundle are looked at.
@@ -50,7 +52,7 @@ func Verify(ctx context.Context, from Blobs, root v1.Descriptor, p Policy, layer
 	if err != nil {
 		return nil, err
 	}
-	w := walk{from: from, v: v, layers: layers, keyed: len(p.Keys) > 0, seen: map[v1.Hash]bool{}}
+	w := walk{from: from, v: v, layers: layers, keyed: len(p.Keys) > 0, seen: map[v1.Hash]bool{}, at: p.at(time.Now())}
 	for _, img := range images {
 		if err := w.image(ctx, img); err != nil {
 			return nil, err
@@ -91,6 +93,9 @@ func (v *Verified) index(ctx context.Context, from Blobs, root v1.Descriptor) ([
 			images = append(images, d)
 		}
 	}
+	if len(images) == 0 {
+		return nil, fail.New(fail.Preflight, "", "%s is an image index that names no image", root.Digest)
+	}
 	return images, nil
 }
 
@@ -100,6 +105,7 @@ type walk struct {
 	layers bool
 	keyed  bool             // only what an allowed key signed is believed
 	seen   map[v1.Hash]bool // layers that were read
+	at     time.Time        // when keys must be valid
 }
 
 func (w *walk) document(ctx context.Context, d v1.Descriptor, out any) error {
@@ -120,7 +126,10 @@ func (w *walk) image(ctx context.Context, d v1.Descriptor) error {
 	if err := w.document(ctx, m.Config, &c); err != nil {
 		return err
 	}
-	pl := c.Platform()
+	pl := v1.Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant, OSVersion: c.OSVersion} // c.Platform() is nil where there is none
+	if pl.OS == "" || pl.Architecture == "" {
+		return fail.New(fail.Preflight, "", "the image %s does not say for which platform it is", d.Digest)
+	}
 	if d.Platform != nil && (d.Platform.OS != pl.OS || d.Platform.Architecture != pl.Architecture) {
 		return fail.New(fail.Preflight, "", "the index says that %s is for %s, the image itself says %s", d.Digest, d.Platform, pl)
 	}
@@ -148,12 +157,32 @@ func (w *walk) image(ctx context.Context, d v1.Descriptor) error {
 // CheckLayer reads a layer, writes its tar to w and holds both forms against their digests. What was written before an
 // error must not be used.
 func CheckLayer(ctx context.Context, from Blobs, l Layer, w io.Writer) error {
+	return checkLayer(ctx, from, l, &limited{w, maxUnpacked})
+}
+
+// limited takes a number of bytes and no more: a few kilobytes of a layer may unpack to terabytes.
+type limited struct {
+	w    io.Writer
+	left int64
+}
+
+var errLimit = errors.New("it unpacks to more than a layer may")
+
+// Write implements [io.Writer].
+func (l *limited) Write(p []byte) (int, error) {
+	if l.left -= int64(len(p)); l.left < 0 {
+		return 0, errLimit
+	}
+	return l.w.Write(p)
+}
+
+func checkLayer(ctx context.Context, from Blobs, l Layer, w io.Writer) error {
 	r, err := from.Open(ctx, l.Descriptor)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	sum := newSum(io.LimitReader(r, l.Size+1))
+	sum := newSum(io.LimitReader(stopping{ctx, r}, l.Size+1))
 	z, err := Decompress(l.MediaType, sum)
 	if err != nil {
 		return fail.New(fail.Preflight, "", "the layer %s cannot be unpacked: %w", l.Digest, err)
@@ -165,6 +194,8 @@ func CheckLayer(ctx context.Context, from Blobs, l Layer, w io.Writer) error {
 		err = e
 	}
 	switch got := sum.hash(); {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
 	case sum.n != l.Size:
 		return fail.New(fail.Preflight, "", "the layer %s is %s", l.Digest, wrongSize(sum.n, l.Size))
 	case got != l.Digest:
@@ -177,13 +208,28 @@ func CheckLayer(ctx context.Context, from Blobs, l Layer, w io.Writer) error {
 	return nil
 }
 
+// stopping ends reading when ctx is done.
+type stopping struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+// Read implements [io.Reader].
+func (s stopping) Read(p []byte) (int, error) {
+	if s.ctx.Err() != nil {
+		return 0, context.Cause(s.ctx)
+	}
+	return s.r.Read(p)
+}
+
 // signatures looks among what hangs on the index for statements that an allowed key signed, and returns the provenance.
+// What a key signed that is not valid any more counts only where nothing else is.
 func (w *walk) signatures(ctx context.Context, root v1.Descriptor, keys []sign.Public) (*provenance, error) {
 	refs, err := w.from.Referrers(ctx, root.Digest)
 	if err != nil {
 		return nil, err
 	}
-	var prov *provenance
+	var all []signed
 	w.v.unsigned = fail.New(fail.Preflight, "", "nothing vouches for %s: it has no signature", root.Digest)
 	for _, r := range refs[:min(len(refs), maxManifests)] {
 		if r.ArtifactType != sign.BundleType {
@@ -202,18 +248,42 @@ func (w *walk) signatures(ctx context.Context, root v1.Descriptor, keys []sign.P
 			w.v.unsigned = fail.New(fail.Preflight, "", "a signature hangs on %s that is over something else", root.Digest)
 			continue
 		}
-		w.v.SignedBy, w.v.expires = key.ID, key.Expires
-		switch st.PredicateType {
-		case SignatureV1:
-			var s struct{ SignedAt time.Time }
-			if json.Unmarshal(st.Predicate, &s) == nil && s.SignedAt.After(w.v.SignedAt) {
-				w.v.SignedAt = s.SignedAt
-			}
-		case ProvenanceV1:
+		if st.PredicateType != SignatureV1 && st.PredicateType != ProvenanceV1 {
+			// It may say that tests failed: an allowed key is behind it, and nobody released anything with it.
+			w.v.unsigned = fail.New(fail.Preflight, "", "what is signed on %s is a statement of type %q and no signature", root.Digest, st.PredicateType)
+			continue
+		}
+		all = append(all, signed{st, key})
+	}
+	if slices.ContainsFunc(all, w.valid) {
+		all = slices.DeleteFunc(all, func(s signed) bool { return !w.valid(s) })
+	}
+	return w.believe(root, all)
+}
+
+// signed is a statement and the allowed key that signed it.
+type signed struct {
+	statement sign.Statement
+	key       sign.Public
+}
+
+func (w *walk) valid(s signed) bool { return s.key.Expires.IsZero() || !w.at.After(s.key.Expires) }
+
+// believe takes what signed statements say.
+func (w *walk) believe(root v1.Descriptor, all []signed) (*provenance, error) {
+	var prov *provenance
+	for _, x := range all {
+		w.v.SignedBy, w.v.expires = x.key.ID, x.key.Expires
+		if x.statement.PredicateType == ProvenanceV1 {
 			prov = new(provenance)
-			if err := json.Unmarshal(st.Predicate, prov); err != nil {
+			if err := json.Unmarshal(x.statement.Predicate, prov); err != nil {
 				return nil, fail.New(fail.Preflight, "", "the provenance of %s cannot be read: %w", root.Digest, err)
 			}
+			continue
+		}
+		var s struct{ SignedAt time.Time }
+		if json.Unmarshal(x.statement.Predicate, &s) == nil && s.SignedAt.After(w.v.SignedAt) {
+			w.v.SignedAt = s.SignedAt
 		}
 	}
 	if prov != nil {
@@ -243,6 +313,12 @@ func (w *walk) attached(ctx context.Context, ref v1.Descriptor) ([]byte, error) 
 // sboms reads the CycloneDX document of an image. Where keys are given, a signed provenance must name the document: an SBOM
 // that somebody hung there later says nothing.
 func (w *walk) sboms(ctx context.Context, img v1.Descriptor, signed *provenance) error {
+	described := false
+	defer func() {
+		if !described {
+			w.v.opaque = append(w.v.opaque, img.Digest.String())
+		}
+	}()
 	if w.keyed && signed == nil {
 		return nil
 	}
@@ -265,6 +341,7 @@ func (w *walk) sboms(ctx context.Context, img v1.Descriptor, signed *provenance)
 		if err != nil {
 			return fail.New(fail.Preflight, "", "the SBOM of %s cannot be read: %w", img.Digest, err)
 		}
+		described = described || len(mods) > 0
 		for _, m := range mods {
 			if !slices.Contains(w.v.modules, m) {
 				w.v.modules = append(w.v.modules, m)

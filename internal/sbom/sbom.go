@@ -4,6 +4,7 @@ package sbom
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha1" //nolint:gosec // UUIDs of version 5 are made with it (RFC 9562, section 5.5)
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,11 +12,13 @@ import (
 	"fmt"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"sort"
 	"strings"
 	"time"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
+	"golang.org/x/mod/modfile"
 )
 
 // Media types of the two documents.
@@ -47,30 +50,40 @@ type Module struct {
 	Sum     string // h1:..., "" where the go command knows none
 }
 
+// purlGo is how package URLs of Go modules begin.
+const purlGo = "pkg:golang/"
+
 // PURL is the module's package URL (https://github.com/package-url/purl-spec, type golang).
 func (m Module) PURL() string {
 	if m.Version == "" || m.Version == "(devel)" {
-		return "pkg:golang/" + m.Path
+		return purlGo + m.Path
 	}
-	return "pkg:golang/" + m.Path + "@" + url.QueryEscape(m.Version)
+	return purlGo + m.Path + "@" + url.QueryEscape(m.Version)
 }
 
 // Modules lists what the programs contain, each module once, by path: the standard library, the dependencies as they
-// were replaced, and not the main module.
+// were replaced, and not the main module. One that comes from a folder keeps its own path, without a version: the folder
+// means something on the machine of the build only, and says to nobody which module it is.
 func Modules(programs ...Program) []Module {
-	seen := map[Module]bool{}
+	seen := map[string]int{} // by package URL, which stands for it in a document
 	var out []Module
 	add := func(m Module) {
-		if !seen[m] {
-			seen[m] = true
+		i, ok := seen[m.PURL()]
+		if !ok {
+			seen[m.PURL()] = len(out)
 			out = append(out, m)
+		} else if out[i].Sum == "" {
+			out[i].Sum = m.Sum
 		}
 	}
 	for _, p := range programs {
 		add(Module{Path: "std", Version: strings.TrimPrefix(p.Info.GoVersion, "go")})
 		for _, d := range p.Info.Deps {
 			sum, m := d.Sum, d
-			if d.Replace != nil {
+			switch {
+			case d.Replace != nil && modfile.IsDirectoryPath(d.Replace.Path):
+				sum, m = "", &debug.Module{Path: d.Path}
+			case d.Replace != nil:
 				sum, m = d.Replace.Sum, d.Replace
 			}
 			add(Module{m.Path, m.Version, sum})
@@ -107,13 +120,13 @@ func (s Subject) created() string {
 
 func (s Subject) main() Module {
 	m := s.Programs[0].Info.Main
-	return Module{Path: m.Path, Version: s.Version}
+	return Module{Path: cmp.Or(m.Path, s.Name), Version: s.Version} // a program of no module has no path
 }
 
 // CycloneDX writes the document in JSON, version 1.6.
 func CycloneDX(s Subject) ([]byte, error) {
 	main := s.main()
-	root := cdx.Component{BOMRef: main.PURL(), Type: cdx.ComponentTypeApplication, Name: s.Name, Version: s.Version, PackageURL: main.PURL()}
+	root := cdx.Component{BOMRef: "application:" + s.Name, Type: cdx.ComponentTypeApplication, Name: s.Name, Version: s.Version, PackageURL: main.PURL()}
 	files := []cdx.Component{}
 	refs := []string{}
 	for _, p := range s.Programs {
@@ -152,7 +165,6 @@ type (
 		Namespace     string             `json:"documentNamespace"`
 		Creation      spdxCreation       `json:"creationInfo"`
 		Packages      []spdxPackage      `json:"packages"`
-		Files         []spdxFile         `json:"files"`
 		Relationships []spdxRelationship `json:"relationships"`
 	}
 	spdxCreation struct {
@@ -163,12 +175,14 @@ type (
 		ID         string         `json:"SPDXID"`
 		Name       string         `json:"name"`
 		Version    string         `json:"versionInfo,omitempty"`
+		File       string         `json:"packageFileName,omitempty"`
 		Location   string         `json:"downloadLocation"`
 		Analyzed   bool           `json:"filesAnalyzed"`
 		Purpose    string         `json:"primaryPackagePurpose"`
 		Concluded  string         `json:"licenseConcluded"`
 		Declared   string         `json:"licenseDeclared"`
 		Copyright  string         `json:"copyrightText"`
+		Checksums  []spdxChecksum `json:"checksums,omitempty"`
 		References []spdxExternal `json:"externalRefs,omitempty"`
 		Comment    string         `json:"comment,omitempty"`
 	}
@@ -176,14 +190,6 @@ type (
 		Category string `json:"referenceCategory"`
 		Type     string `json:"referenceType"`
 		Locator  string `json:"referenceLocator"`
-	}
-	spdxFile struct {
-		ID        string         `json:"SPDXID"`
-		Name      string         `json:"fileName"`
-		Checksums []spdxChecksum `json:"checksums"`
-		Types     []string       `json:"fileTypes"`
-		Concluded string         `json:"licenseConcluded"`
-		Copyright string         `json:"copyrightText"`
 	}
 	spdxChecksum struct {
 		Algorithm string `json:"algorithm"`
@@ -196,7 +202,10 @@ type (
 	}
 )
 
-const noAssertion = "NOASSERTION"
+const (
+	noAssertion = "NOASSERTION"
+	goSum       = "go.sum " // before a module's hash in a package's comment
+)
 
 // spdxID makes an identifier of letters, digits, dots and dashes. The hash keeps apart what only differs in others.
 func spdxID(kind, name string) string {
@@ -220,9 +229,11 @@ func SPDX(s Subject) ([]byte, error) {
 	d.Packages = append(d.Packages, spdxModule(root, main, "APPLICATION"))
 	d.Relationships = append(d.Relationships, spdxRelationship{d.ID, "DESCRIBES", root})
 	for _, p := range s.Programs {
+		// A package, not a file: files need a SHA-1 (section 8.4), and a package with files the hash of them all (section 7.9).
 		id := spdxID("File", p.Name)
-		d.Files = append(d.Files, spdxFile{id, "./" + p.Name, []spdxChecksum{{"SHA256", strings.TrimPrefix(p.Digest, "sha256:")}}, []string{"BINARY"}, noAssertion, noAssertion})
-		d.Relationships = append(d.Relationships, spdxRelationship{root, "CONTAINS", id})
+		d.Packages = append(d.Packages, spdxPackage{ID: id, Name: p.Name, File: "./" + p.Name, Location: noAssertion, Purpose: "FILE", Concluded: noAssertion,
+			Declared: noAssertion, Copyright: noAssertion, Checksums: []spdxChecksum{{"SHA256", strings.TrimPrefix(p.Digest, "sha256:")}}})
+		d.Relationships = append(d.Relationships, spdxRelationship{root, "GENERATES", id})
 	}
 	for _, m := range Modules(s.Programs...) {
 		id := spdxID("Module", m.PURL())
@@ -236,32 +247,75 @@ func spdxModule(id string, m Module, purpose string) spdxPackage {
 	p := spdxPackage{ID: id, Name: m.Path, Version: m.Version, Location: noAssertion, Purpose: purpose, Concluded: noAssertion, Declared: noAssertion,
 		Copyright: noAssertion, References: []spdxExternal{{"PACKAGE-MANAGER", "purl", m.PURL()}}}
 	if m.Sum != "" {
-		p.Comment = "go.sum " + m.Sum
+		p.Comment = goSum + m.Sum
 	}
 	return p
 }
 
-// Read lists the Go modules of a CycloneDX document in JSON, of ours or of others.
+// Read lists the Go modules of a CycloneDX or SPDX document in JSON, of ours or of others.
 func Read(document []byte) ([]Module, error) {
+	var kind struct {
+		SPDX string `json:"spdxVersion"`
+	}
+	if err := json.Unmarshal(document, &kind); err != nil {
+		return nil, err
+	}
+	if kind.SPDX != "" {
+		return readSPDX(document)
+	}
 	var bom cdx.BOM
 	if err := json.Unmarshal(document, &bom); err != nil {
 		return nil, err
 	}
-	var out []Module
-	if bom.Components == nil {
-		return nil, nil
+	return components(nil, bom.Components), nil
+}
+
+// components adds the modules among a document's components and those inside them.
+func components(to []Module, all *[]cdx.Component) []Module {
+	if all == nil {
+		return to
 	}
-	for _, c := range *bom.Components {
-		if !strings.HasPrefix(c.PackageURL, "pkg:golang/") {
+	for _, c := range *all {
+		to = components(to, c.Components)
+		if !strings.HasPrefix(c.PackageURL, purlGo) {
 			continue
 		}
 		m := Module{Path: c.Name, Version: c.Version}
+		if c.Group != "" {
+			m.Path = c.Group + "/" + c.Name
+		}
 		if c.Properties != nil {
 			for _, p := range *c.Properties {
 				if p.Name == "cdx:golang:sum" {
 					m.Sum = p.Value
 				}
 			}
+		}
+		to = append(to, m)
+	}
+	return to
+}
+
+// readSPDX lists the modules among the packages, without those that the document itself is about.
+func readSPDX(document []byte) ([]Module, error) {
+	var d spdxDocument
+	if err := json.Unmarshal(document, &d); err != nil {
+		return nil, err
+	}
+	about := map[string]bool{}
+	for _, r := range d.Relationships {
+		if r.Type == "DESCRIBES" {
+			about[r.To] = true
+		}
+	}
+	var out []Module
+	for _, p := range d.Packages {
+		if about[p.ID] || !slices.ContainsFunc(p.References, func(x spdxExternal) bool { return strings.HasPrefix(x.Locator, purlGo) }) {
+			continue
+		}
+		m := Module{Path: p.Name, Version: p.Version}
+		if sum, ok := strings.CutPrefix(p.Comment, goSum); ok {
+			m.Sum = sum
 		}
 		out = append(out, m)
 	}

@@ -130,7 +130,10 @@ func Verify(b []byte, keys []Public) (Statement, Public, error) {
 		for _, k := range keys {
 			if k.verify(msg, sig) {
 				st, err := ParseStatement(payload)
-				return st, k, err
+				if err != nil {
+					return st, k, fail.New(fail.Preflight, "", "what is signed cannot be used: %w", err)
+				}
+				return st, k, nil
 			}
 		}
 	}
