@@ -52,6 +52,8 @@ var ranks = map[string]int{
 	"internal/proc":                1,
 	"internal/home":                0,
 	"internal/wait":                0,
+	"internal/sequential":          0,
+	"internal/metrics":             2,
 	"internal/platform":            0,
 	"internal/fail":                0,
 }
