@@ -42,6 +42,14 @@ func (a *Agent) Handler() http.Handler {
 	rpc.Handle(mux, "POST /v1/rollback", func(r *http.Request) (any, error) { return started(a, r, a.rollback) })
 	rpc.Handle(mux, "POST /v1/restart", func(r *http.Request) (any, error) { return started(a, r, a.restart) })
 	rpc.Handle(mux, "POST /v1/rollouts/{id}/cancel", a.cancel)
+	rpc.Handle(mux, "POST /v1/rollouts/{id}/orders", a.order)
+	rpc.Handle(mux, "GET /v1/rollouts/{id}/decisions", func(r *http.Request) (any, error) {
+		_, id, err := a.find(r)
+		if err != nil {
+			return nil, err
+		}
+		return a.journal.Decisions(r.Context(), id)
+	})
 	mux.HandleFunc("GET /v1/rollouts/{id}/events", a.events)
 	rpc.Handle(mux, "POST /v1/stop", func(r *http.Request) (any, error) { return a.move(r, a.stop) })
 	rpc.Handle(mux, "POST /v1/remove", func(r *http.Request) (any, error) { return a.move(r, a.remove) })

@@ -6,19 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
-	"github.com/fairlead-dev/fairlead/internal/gate"
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/journal"
 	"github.com/fairlead-dev/fairlead/internal/release"
 	"github.com/fairlead-dev/fairlead/internal/rollout"
 	"github.com/fairlead-dev/fairlead/internal/spec"
-	"github.com/fairlead-dev/fairlead/internal/supervise"
 	"github.com/fairlead-dev/fairlead/internal/target/machine"
 	"github.com/fairlead-dev/fairlead/internal/wait"
 )
@@ -35,6 +34,8 @@ type run struct {
 	id     int64
 	plan   rollout.Plan
 	cancel context.CancelCauseFunc
+	j      *journal.Running
+	tell   func(event.Event) // keeps an event and hands it to who follows
 
 	mu     sync.Mutex
 	events []event.Event
@@ -147,6 +148,9 @@ func (a *Agent) restart(ctx context.Context, m api.Move) (intent, error) {
 	return a.intend(ctx, i)
 }
 
+// movesWatch is the longest that going back, and a new run of what serves, are watched: the release is known.
+const movesWatch = 2 * time.Second
+
 // intend completes an intent: from where, to which address, by which steps.
 func (a *Agent) intend(ctx context.Context, i intent) (intent, error) {
 	s, name := i.release.Service, i.release.Environment
@@ -161,6 +165,12 @@ func (a *Agent) intend(ctx context.Context, i intent) (intent, error) {
 	q := rollout.Request{Service: s, Environment: name, New: i.release.ID, Instances: i.spec.Run.Instances,
 		Watch: i.spec.Release.Watch.D(), Warm: i.spec.Release.Warm.D(),
 		Surge: i.spec.Release.Surge.Of(i.spec.Run.Instances, true), Unavailable: i.spec.Release.Unavailable.Of(i.spec.Run.Instances, false)}
+	if i.kind == kindDeploy {
+		q.Bake = i.spec.Release.Bake.D()
+		q.Verify = slices.ContainsFunc(i.spec.Release.Gates, spec.Gate.Before)
+	} else {
+		q.Watch = min(q.Watch, movesWatch)
+	}
 	if env.Current != 0 && !env.Stopped && env.Current != i.release.ID {
 		old, err := a.journal.Release(ctx, s, name, env.Current)
 		if err != nil {
@@ -172,7 +182,13 @@ func (a *Agent) intend(ctx context.Context, i intent) (intent, error) {
 		}
 		q.Old, q.OldInstances = env.Current, os.Run.Instances
 	}
-	i.plan, err = rollout.Make(i.spec.Release.Strategy, q, a.target(s, name, i.listen).Caps())
+	for _, p := range i.spec.Release.Steps {
+		q.Steps = append(q.Steps, int(p.Float()))
+	}
+	if i.plan, err = rollout.Make(i.spec.Release.Strategy, q, a.target(s, name, i.listen).Caps()); err != nil {
+		return i, err
+	}
+	_, err = a.gates(i.kind, i.plan, i.release) // one that cannot be asked is refused before anything changes
 	return i, err
 }
 
@@ -246,6 +262,12 @@ func (a *Agent) start(ro journal.Rollout, rel release.Release, listen string) {
 	if old, err := a.journal.Events(a.ctx, ro.ID, 0); err == nil {
 		r.events = old // clients go on by number
 	}
+	r.j = a.journal.Resume(ro)
+	r.tell = func(e event.Event) {
+		if err := r.j.Event(context.WithoutCancel(ctx), r.add(e), e); err != nil {
+			a.log.Error("cannot keep an event", "rollout", r.id, "error", err)
+		}
+	}
 	a.mu.Lock()
 	a.runs[r.id] = r
 	a.mu.Unlock()
@@ -261,22 +283,14 @@ func (a *Agent) start(ro journal.Rollout, rel release.Release, listen string) {
 // drive runs one rollout to its end and tells everybody.
 func (a *Agent) drive(ctx context.Context, r *run, ro journal.Rollout, rel release.Release, listen string) {
 	p := ro.Plan
-	j := a.journal.Resume(ro)
-	emit := func(e event.Event) {
-		if err := j.Event(context.WithoutCancel(ctx), r.add(e), e); err != nil {
-			a.log.Error("cannot keep an event", "rollout", r.id, "error", err)
-		}
-	}
 	var receipt *api.Receipt
-	j.Receipt = func(o rollout.Outcome, _ error) any {
+	r.j.Receipt = func(o rollout.Outcome, _ error) any {
 		receipt = a.receipt(ro, o, listen)
 		return receipt
 	}
-	late := &insistent{Running: j}
-	e := rollout.Engine{
-		Target: a.target(p.Service, p.Environment, listen), Journal: late, Events: emit,
-		Gates: []rollout.Gate{a.healthy(p)},
-	}
+	late := &insistent{Running: r.j}
+	e := rollout.Engine{Target: a.target(p.Service, p.Environment, listen), Journal: late, Events: r.tell}
+	e.Gates = a.gatesOrWait(ctx, ro, rel)
 	if err := a.cooled(ctx, p); err != nil {
 		a.log.Error("cannot stop what was kept warm", "error", err)
 	}
@@ -292,7 +306,7 @@ func (a *Agent) drive(ctx context.Context, r *run, ro journal.Rollout, rel relea
 		}
 	}
 	defer late.insist(a.ctx)
-	emit(event.Event{Time: time.Now(), Type: api.EventEnd, Level: event.Info, Service: p.Service, Release: int(p.New), Data: end})
+	r.tell(event.Event{Time: time.Now(), Type: api.EventEnd, Level: event.Info, Service: p.Service, Release: int(p.New), Data: end})
 }
 
 // insistent is a journal whose last word is noted later when it cannot be noted now: a full disk changes nothing about how
@@ -326,21 +340,6 @@ func (a *Agent) cooled(ctx context.Context, p rollout.Plan) error {
 		return err
 	}
 	return a.cool(e)
-}
-
-// healthy is the gate every rollout has.
-func (a *Agent) healthy(p rollout.Plan) rollout.Gate {
-	lost := map[int]int{}
-	for _, i := range a.machine.Instances(p.Service, p.Environment) {
-		if i.Release == int(p.New) {
-			lost[i.Number] = i.Lost
-		}
-	}
-	return gate.Healthy{
-		Instances: func() []supervise.Instance { return a.machine.Instances(p.Service, p.Environment) },
-		Tail:      func(rel, n int) []string { return a.tail(p.Service, p.Environment, rel, n) },
-		Lost:      lost,
-	}
 }
 
 // resume goes on with every rollout that an earlier agent did not end.

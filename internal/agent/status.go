@@ -78,7 +78,8 @@ func (a *Agent) under(ctx context.Context, e journal.Environment) *api.Under {
 	if err != nil || len(h) == 0 || h[0].Outcome != "" {
 		return nil
 	}
-	return &api.Under{ID: h[0].ID, Kind: h[0].Kind, To: h[0].Plan.New, Step: h[0].Step + 1, Steps: len(h[0].Plan.Steps), Undoing: h[0].Undoing, Holder: h[0].Holder}
+	o, step := a.journal.Resume(h[0]).Orders(), h[0].Plan.Steps[min(h[0].Step, len(h[0].Plan.Steps)-1)]
+	return &api.Under{Paused: o.Paused, Frozen: o.Frozen, Doing: step.String(), ID: h[0].ID, Kind: h[0].Kind, To: h[0].Plan.New, Step: h[0].Step + 1, Steps: len(h[0].Plan.Steps), Undoing: h[0].Undoing, Holder: h[0].Holder}
 }
 
 // history returns the service's rollouts, newest first.

@@ -5,8 +5,6 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
-
-	"github.com/fairlead-dev/fairlead/internal/fail"
 )
 
 func (a *app) abortCmd() *cobra.Command {
@@ -22,17 +20,14 @@ func (a *app) abortCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			st, err := c.Status(cmd.Context(), m.Service, m.Environment)
+			id, err := a.underWay(cmd, c, m)
 			if err != nil {
 				return err
 			}
-			if len(st.Services) != 1 || st.Services[0].Rollout == nil {
-				return fail.New(fail.NotFound, "", "no rollout of %s is under way", m.Service).Hinted("run `fairlead history %s`", m.Service)
-			}
-			if err := c.Cancel(cmd.Context(), st.Services[0].Rollout.ID); err != nil {
+			if err := c.Cancel(cmd.Context(), id); err != nil {
 				return err
 			}
-			end, err := c.Follow(cmd.Context(), st.Services[0].Rollout.ID, a.ui.event)
+			end, err := c.Follow(cmd.Context(), id, a.ui.event)
 			a.ui.end(err)
 			if err != nil {
 				return err

@@ -8,7 +8,7 @@ import (
 )
 
 func (a *app) planCmd() *cobra.Command {
-	return a.withEnv(&cobra.Command{
+	c := &cobra.Command{
 		Use:   "plan [FOLDER]",
 		Short: "Say what up would do, step by step, and do nothing",
 		Long: "plan checks and builds as up does and asks the machine which steps a rollout would have. Nothing that serves is changed;\n" +
@@ -41,5 +41,7 @@ func (a *app) planCmd() *cobra.Command {
 				}
 			})
 		},
-	})
+	}
+	c.Flags().StringVar(&a.strategy, "strategy", "", "in place of release.strategy: recreate, rolling, blue-green or canary")
+	return a.withEnv(c)
 }

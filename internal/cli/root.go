@@ -31,14 +31,15 @@ type Env struct {
 // app is what the commands share.
 type app struct {
 	Env
-	json  bool
-	yes   bool
-	env   string
-	delta string
-	plain bool // registries: --plain-http
-	loose bool // registries: --insecure-tls
-	ui    *progress
-	usage bool // the command line itself was wrong
+	json     bool
+	yes      bool
+	env      string
+	delta    string
+	strategy string
+	plain    bool // registries: --plain-http
+	loose    bool // registries: --insecure-tls
+	ui       *progress
+	usage    bool // the command line itself was wrong
 }
 
 // Main runs one command and returns the process's exit code.
@@ -98,7 +99,7 @@ func (a *app) root() *cobra.Command {
 	root.AddGroup(&cobra.Group{ID: "deploy", Title: "Deploy:"}, &cobra.Group{ID: "build", Title: "The artifact:"}, &cobra.Group{ID: "look", Title: "Look:"},
 		&cobra.Group{ID: "spec", Title: "The spec:"}, &cobra.Group{ID: "machine", Title: "The machine:"})
 	for group, cmds := range map[string][]*cobra.Command{
-		"deploy":  {a.upCmd(), a.planCmd(), a.rollbackCmd(), a.restartCmd(), a.abortCmd(), a.stopCmd(), a.rmCmd()},
+		"deploy":  append(a.orderCmds(), a.upCmd(), a.planCmd(), a.rollbackCmd(), a.restartCmd(), a.watchCmd(), a.abortCmd(), a.stopCmd(), a.rmCmd()),
 		"look":    {a.statusCmd(), a.historyCmd(), a.logsCmd(), a.metricsCmd()},
 		"build":   {a.buildCmd(), a.inspectCmd(), a.verifyCmd(), a.pushCmd(), a.pullCmd(), a.exportCmd(), a.keysCmd()},
 		"spec":    {a.initCmd(), a.checkCmd(), a.configCmd(), a.schemaCmd()},
@@ -145,7 +146,7 @@ func (a *app) deploy(dir string) (deploy.Deploy, error) {
 		return deploy.Deploy{}, err
 	}
 	return deploy.Deploy{Dir: dir, Env: a.env, Dirs: d, Exe: exe, Version: a.Version.resolve().Version, By: who(), Getenv: a.Getenv, Events: a.ui.event,
-		Passphrase: a.passphrase, Registry: a.registry(), Delta: a.delta}, nil
+		Passphrase: a.passphrase, Registry: a.registry(), Delta: a.delta, Strategy: a.strategy}, nil
 }
 
 // who names the person for leases and the history.

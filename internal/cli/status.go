@@ -65,6 +65,10 @@ func writeStatus(w io.Writer, st api.Status, s styles) {
 				verb = "going back from"
 			}
 			fmt.Fprintf(w, "  %s\n", s.warn(fmt.Sprintf("%s: %s release %d, step %d of %d, by %s", u.Kind, verb, u.To, u.Step, u.Steps, u.Holder)))
+			fmt.Fprintf(w, "  %s\n", u.Doing)
+			if u.Paused != "" {
+				fmt.Fprintf(w, "  %s\n", s.warn("paused "+u.Paused))
+			}
 		}
 		if len(svc.Instances) > 0 {
 			fmt.Fprintln(w, instanceTable(svc, s))

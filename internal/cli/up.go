@@ -34,6 +34,7 @@ func (a *app) upCmd() *cobra.Command {
 			return a.receipt(r, err)
 		},
 	}
+	c.Flags().StringVar(&a.strategy, "strategy", "", "in place of release.strategy: recreate, rolling, blue-green or canary")
 	c.Flags().StringVar(&a.delta, "delta", "auto", "send only what changed to the machine: auto, always or never")
 	return a.withRegistry(a.withEnv(c))
 }

@@ -27,14 +27,15 @@ import (
 
 // Deploy is one service on its way. Its methods report to Events and return errors with a kind and a hint.
 type Deploy struct {
-	Dir     string // the service's folder
-	Env     string // environment; "" for the default one
-	Dirs    home.Dirs
-	Exe     string // this program, for a machine without an agent
-	Version string // of this program
-	By      string // who asks: user@host, pid
-	Getenv  func(string) string
-	Events  event.Sink
+	Dir      string // the service's folder
+	Env      string // environment; "" for the default one
+	Strategy string // in place of the spec's; "" for the spec's
+	Dirs     home.Dirs
+	Exe      string // this program, for a machine without an agent
+	Version  string // of this program
+	By       string // who asks: user@host, pid
+	Getenv   func(string) string
+	Events   event.Sink
 
 	// Passphrase asks a person; it fails where there is none.
 	Passphrase func(prompt string) ([]byte, error)
@@ -45,7 +46,7 @@ type Deploy struct {
 // Up deploys the source in Dir: it returns the receipt once the new release serves all traffic, or an error after which
 // the old one serves as before.
 func (d Deploy) Up(ctx context.Context) (*api.Receipt, error) {
-	s, err := spec.Load(d.Dir, d.Env)
+	s, err := d.load()
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +86,7 @@ func (d Deploy) Up(ctx context.Context) (*api.Receipt, error) {
 // Plan is Up without its last step: it says what would happen and changes nothing that serves.
 func (d Deploy) Plan(ctx context.Context) (rollout.Plan, string, error) {
 	var p rollout.Plan
-	s, err := spec.Load(d.Dir, d.Env)
+	s, err := d.load()
 	if err != nil {
 		return p, "", err
 	}
@@ -160,6 +161,15 @@ func (d Deploy) Restart(ctx context.Context, service string) (*api.Receipt, erro
 		return nil, err
 	}
 	return d.follow(ctx, c, started.Rollout)
+}
+
+// load reads the spec as it holds for the environment and this deploy.
+func (d Deploy) load() (*spec.Spec, error) {
+	s, err := spec.Load(d.Dir, d.Env)
+	if err == nil && d.Strategy != "" {
+		err = s.UseStrategy(d.Strategy)
+	}
+	return s, err
 }
 
 func (d Deploy) move(service string, id release.ID) api.Move {

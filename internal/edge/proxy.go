@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -47,6 +48,7 @@ type proxy struct {
 type exchange struct {
 	route   *route
 	end     *endpoint // the last one tried
+	point   int       // where a sticky client stands among the releases; see [point]
 	status  int
 	gotHead bool
 	cutOff  atomic.Bool // the client's own body broke off or is not HTTP
@@ -113,7 +115,7 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	start := time.Now()
-	ex := &exchange{route: rt}
+	ex := &exchange{route: rt, point: point(rt.Sticky, r)}
 	cw := &countingWriter{ResponseWriter: w}
 	p.stats.arrive(rt.stats, start)
 	defer func() {
@@ -274,7 +276,7 @@ func (p *proxy) choose(ctx context.Context, ex *exchange, deadline time.Time) er
 			return errStopped
 		}
 		ex.route = rt
-		if end := pick(rt.backs, p.stats); end != nil {
+		if end := pick(rt.backs, p.stats, ex.point); end != nil {
 			p.stats.begin(end.slot)
 			if p.current() != table {
 				// Whoever took the instance out of the table waits until nothing is under way on it, and may have looked
@@ -329,7 +331,10 @@ func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
 
 // pick draws a release by weight among those that have endpoints, then takes the less busy of two of its endpoints
 // drawn at random (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001).
-func pick(backs []*backend, st *Stats) *endpoint {
+//
+// Who stands at a point of his own gets the release there. The newest one begins at 0, so that it loses nobody while its
+// weight grows.
+func pick(backs []*backend, st *Stats, point int) *endpoint {
 	total := 0
 	for _, b := range backs {
 		if len(b.endpoints) > 0 {
@@ -340,7 +345,10 @@ func pick(backs []*backend, st *Stats) *endpoint {
 		return nil
 	}
 	n := mrand.IntN(total)
-	for _, b := range backs {
+	if point != anywhere {
+		n = point * total / points
+	}
+	for _, b := range slices.Backward(backs) {
 		if len(b.endpoints) == 0 {
 			continue
 		}

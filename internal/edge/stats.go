@@ -385,6 +385,23 @@ func bucketOf(d time.Duration) int {
 	return 1 + (top-firstOctave)*subBuckets + int(sub)
 }
 
+// BucketEnds returns the upper bounds of [Counts.Hist]'s buckets. The last one has no end: it also holds what took longer.
+func BucketEnds() []time.Duration {
+	out := make([]time.Duration, histBuckets)
+	for i := range out {
+		out[i] = bucketEnd(i)
+	}
+	return out
+}
+
+// BucketStart returns the lower bound of bucket i.
+func BucketStart(i int) time.Duration {
+	if i == 0 {
+		return 0
+	}
+	return bucketEnd(i - 1)
+}
+
 // bucketEnd is the upper bound of bucket i.
 func bucketEnd(i int) time.Duration {
 	switch {

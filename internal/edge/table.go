@@ -25,6 +25,7 @@ type Route struct {
 	Listen      string    `json:"listen"`          // host:port
 	Hosts       []string  `json:"hosts,omitempty"` // lower case; "*.example.com" for all below; empty for all
 	Backends    []Backend `json:"backends"`
+	Sticky      string    `json:"sticky,omitempty"`  // how a client keeps its release: client, cookie:NAME or header:NAME
 	Stopped     bool      `json:"stopped,omitempty"` // answer at once that there is nobody, rather than wait
 }
 

@@ -27,10 +27,10 @@ func (r *Running) Orders() rollout.Orders {
 // ordersWait bounds how long a rollout waits to hear its orders.
 const ordersWait = time.Second
 
-const ordersQuery = "SELECT paused, frozen, past FROM rollout WHERE id = ? AND outcome = ''"
+const ordersQuery = "SELECT paused, frozen, past, approved, approval FROM rollout WHERE id = ? AND outcome = ''"
 
 func scanOrders(row *sql.Row) (o rollout.Orders, err error) {
-	return o, row.Scan(&o.Paused, &o.Frozen, &o.Past)
+	return o, row.Scan(&o.Paused, &o.Frozen, &o.Past, &o.Approved, &o.Approval)
 }
 
 // Pause implements [rollout.Journal].
@@ -49,7 +49,8 @@ func (j *Journal) Tell(ctx context.Context, id int64, change func(*rollout.Order
 			return err
 		}
 		change(&o)
-		_, err = tx.ExecContext(ctx, "UPDATE rollout SET paused = ?, frozen = ?, past = ? WHERE id = ?", o.Paused, o.Frozen, o.Past, id)
+		_, err = tx.ExecContext(ctx, "UPDATE rollout SET paused = ?, frozen = ?, past = ?, approved = ?, approval = ? WHERE id = ?",
+			o.Paused, o.Frozen, o.Past, o.Approved, o.Approval, id)
 		return err
 	})
 }

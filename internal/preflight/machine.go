@@ -46,6 +46,14 @@ func checkMachine(_ context.Context, r *run) []Finding {
 	return slices.Concat(judgeMemory(f, r.Spec), judgeCPU(f, r.Spec), judgeFiles(f, r.Spec), judgeLimits(f, r.Spec))
 }
 
+// Memory is how many bytes this machine has, or the cgroup that this process lives in where that is less; 0 when it is not
+// known.
+func Memory() int64 {
+	var f facts
+	measure(&f)
+	return f.memTotal
+}
+
 func judgeMemory(f facts, s *spec.Spec) []Finding {
 	free := f.memFree
 	if f.memTotal == 0 {

@@ -213,9 +213,9 @@ func TestSupport(t *testing.T) {
 			s.Build.Platforms = []string{"linux/arm64", here}
 			s.Run.Secrets = map[string]spec.Secret{"A": "env://A", "B": "file:///b"}
 		}, ""},
-		{"canary", func(s *spec.Spec) { s.Release.Strategy = "canary" }, "release.strategy: canary"},
-		{"steps", func(s *spec.Spec) { s.Release.Steps = make([]spec.Percent, 3) }, "3 steps"},
-		{"gates", func(s *spec.Spec) { s.Release.Gates = make([]spec.Gate, 2) }, "2 gates"},
+		{"canary", func(s *spec.Spec) {
+			s.Release = spec.Release{Strategy: "canary", Steps: make([]spec.Percent, 3), Gates: make([]spec.Gate, 2)}
+		}, ""},
 		{"ssh", func(s *spec.Spec) { s.Target.SSH = []string{"a@b"}; s.Build.Platforms = []string{"plan9/arm"} }, "target.ssh (a@b)"},
 		{"kubernetes", func(s *spec.Spec) { s.Target.Kubernetes = &spec.Kubernetes{} }, "target.kubernetes"},
 		{"tls", func(s *spec.Spec) { s.Route.TLS = "auto" }, "route.tls"},

@@ -2,7 +2,6 @@ package preflight
 
 import (
 	"context"
-	"fmt"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,15 +19,6 @@ func judgeSupport(s *spec.Spec, platform string) []Finding {
 	var out []Finding
 	no := func(found, fix string) {
 		out = append(out, Finding{ID: IDUnsupported, Severity: Error, Found: found + " is not supported by this version", Fix: fix})
-	}
-	if s.Release.Strategy == "canary" {
-		no("release.strategy: canary", "set release.strategy to blue-green or rolling")
-	}
-	if n := len(s.Release.Steps); n > 0 {
-		no(fmt.Sprintf("release.steps (%d steps)", n), "remove release.steps: traffic moves in one step")
-	}
-	if n := len(s.Release.Gates); n > 0 {
-		no(fmt.Sprintf("release.gates (%d gates)", n), "remove release.gates, or use release.watch: a release that stops being ready while watched is rolled back")
 	}
 	if len(s.Target.SSH) > 0 {
 		no("target.ssh ("+strings.Join(s.Target.SSH, ", ")+")", "remove target.ssh and run fairlead on that machine")

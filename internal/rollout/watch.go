@@ -24,6 +24,7 @@ type Moment struct {
 	Before  bool          // the new release has no traffic yet
 	Elapsed time.Duration // since this step's watch began
 	For     time.Duration // how long the step is watched when nothing speaks against going on
+	Orders  Orders
 }
 
 // Verdict is what a gate says.
@@ -76,6 +77,9 @@ type Orders struct {
 	Paused string `json:"paused,omitempty"` // why it stays as it is; "" when it does not
 	Frozen bool   `json:"frozen,omitempty"` // nor does it go back by itself
 	Past   int    `json:"past,omitempty"`   // steps with a lower index are not watched on: somebody promoted them
+
+	Approved int    `json:"approved,omitempty"` // steps with a lower index were approved
+	Approval string `json:"approval,omitempty"` // by whom, and why
 }
 
 // checkEvery is how often gates are asked while a release is watched.
@@ -87,6 +91,7 @@ type watcher struct {
 	moment Moment
 	last   []Answer
 	paused bool // somebody was told
+	waits  bool // likewise, that the time is over and evidence is missing
 }
 
 // watch asks the gates until the step may end: its time is over, or all are sure before, and nobody paused it. A breach that
@@ -114,6 +119,7 @@ func (e *Engine) watch(ctx context.Context, p Plan, i int) error {
 // look asks every gate once.
 func (w *watcher) look(ctx context.Context) (done bool, err error) {
 	orders := w.Journal.Orders()
+	w.moment.Orders = orders
 	if orders.Past > w.moment.Step {
 		w.say(w.moment.Plan, w.moment.Step, "promoted", event.Info, "promoted by hand: what the gates say of this step does not count")
 		return true, nil
@@ -154,7 +160,21 @@ func (w *watcher) look(ctx context.Context) (done bool, err error) {
 		w.paused = false
 		w.say(w.moment.Plan, w.moment.Step, "resumed", event.Info, "going on")
 	}
-	return !open && (w.moment.Elapsed >= w.moment.For || w.sure()), nil
+	over := w.moment.Elapsed >= w.moment.For
+	if open && over && !w.waits {
+		w.waits = true
+		w.sayWhatFor()
+	}
+	return !open && (over || w.sure()), nil
+}
+
+// sayWhatFor tells why the step goes on behind its time.
+func (w *watcher) sayWhatFor() {
+	for _, a := range w.last {
+		if a.Verdict == Unsure && a.Gate != "" {
+			w.say(w.moment.Plan, w.moment.Step, "gate", event.Info, fmt.Sprintf("waits for %s: %s", a.Gate, a.Reason))
+		}
+	}
 }
 
 // sure reports whether every gate that the spec names is. One that merely passes wants the whole time: a leak takes some to

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -16,11 +17,18 @@ import (
 
 // The defaults, right for a small Go service.
 const (
-	defaultStartup  = Duration(60 * time.Second)
-	defaultDrain    = Duration(30 * time.Second)
-	defaultStop     = Duration(10 * time.Second)
-	defaultWatch    = Duration(2 * time.Second)
-	defaultKeep     = 5
+	defaultStartup = Duration(60 * time.Second)
+	defaultDrain   = Duration(30 * time.Second)
+	defaultStop    = Duration(10 * time.Second)
+	defaultWatch   = Duration(2 * time.Second)
+	defaultKeep    = 5
+
+	defaultCanaryWatch  = Duration(time.Minute)
+	defaultEvidence     = 100
+	defaultEvidenceWait = Duration(10 * time.Minute)
+	defaultFalseAlarm   = Percent(1000)
+	defaultMargin       = Percent(25_000)
+
 	defaultLogSize  = Bytes(256 << 20)
 	defaultLogAge   = Duration(7 * 24 * time.Hour)
 	maxInstances    = 200
@@ -51,7 +59,22 @@ func (d *decoder) defaults(s *Spec) {
 	def(d, "route.tls", &s.Route.TLS, "off")
 	def(d, "route.mode", &s.Route.Mode, "proxy")
 	def(d, "release.strategy", &s.Release.Strategy, defaultStrategy)
-	def(d, "release.watch", &s.Release.Watch, defaultWatch)
+	watch := defaultWatch
+	if s.Release.Strategy == "canary" {
+		watch = defaultCanaryWatch
+	}
+	def(d, "release.watch", &s.Release.Watch, watch)
+	def(d, "release.evidence.requests", &s.Release.Evidence.Requests, defaultEvidence)
+	def(d, "release.evidence.wait", &s.Release.Evidence.Wait, defaultEvidenceWait)
+	def(d, "release.evidence.inconclusive", &s.Release.Evidence.Inconclusive, "pause")
+	for i := range s.Release.Gates {
+		g := &s.Release.Gates[i]
+		def(d, fmt.Sprintf("release.gates[%d].else", i), &g.Else, "rollback")
+		if len(g.Compare) > 0 {
+			def(d, fmt.Sprintf("release.gates[%d].false_alarm", i), &g.FalseAlarm, defaultFalseAlarm)
+			def(d, fmt.Sprintf("release.gates[%d].margin", i), &g.Margin, defaultMargin)
+		}
+	}
 	def(d, "release.keep", &s.Release.Keep, defaultKeep)
 	if s.Release.Surge.IsZero() && s.Release.Unavailable.IsZero() {
 		s.Release.Surge = Amount{N: 1, Set: true}
@@ -252,32 +275,42 @@ func (d *decoder) checkRoute(s *Spec) error {
 	return d.oneOf("route.mode", r.Mode, "proxy", "kernel")
 }
 
+// strategies are what release.strategy may say.
+var strategies = []string{"recreate", "rolling", "blue-green", "canary"}
+
+// UseStrategy replaces the strategy of a spec that was loaded, and the time each of its steps is watched where that was left
+// out. A strategy that is none is a [fail.Usage].
+func (s *Spec) UseStrategy(name string) error {
+	if !slices.Contains(strategies, name) {
+		return fail.New(fail.Usage, "", "the strategy %q is none of %s", name, strings.Join(strategies, ", "))
+	}
+	if s.Release.Strategy != name && s.Release.Watch == defaultWatch && name == "canary" {
+		s.Release.Watch = defaultCanaryWatch
+	}
+	s.Release.Strategy = name
+	return nil
+}
+
 func (d *decoder) checkRelease(s *Spec) error {
 	r := s.Release
-	if err := d.oneOf("release.strategy", r.Strategy, "recreate", "rolling", "blue-green", "canary"); err != nil {
+	if err := d.oneOf("release.strategy", r.Strategy, strategies...); err != nil {
 		return err
 	}
 	for i, g := range r.Gates {
-		path := fmt.Sprintf("release.gates[%d]", i)
-		kinds := 0
-		for _, set := range []bool{g.Check != "", len(g.Compare) > 0, g.PromQL != ""} {
-			if set {
-				kinds++
-			}
+		if err := d.checkGate(fmt.Sprintf("release.gates[%d]", i), g); err != nil {
+			return err
 		}
-		if kinds != 1 {
-			return d.at(path, "exactly one of check, compare and promql is wanted, here are %d", kinds)
-		}
-		if g.Else != "" {
-			if err := d.oneOf(path+".else", g.Else, "rollback", "pause", "warn"); err != nil {
-				return err
-			}
-		}
+	}
+	if err := d.checkEvidence(r); err != nil {
+		return err
 	}
 	last := Percent(0)
 	for i, p := range r.Steps {
 		if p <= last {
 			return d.at(fmt.Sprintf("release.steps[%d]", i), "%s is not more than the step before", p)
+		}
+		if p%1000 != 0 {
+			return d.at(fmt.Sprintf("release.steps[%d]", i), "%s is finer than 1 %%, which is the finest split", p)
 		}
 		last = p
 	}
@@ -286,6 +319,61 @@ func (d *decoder) checkRelease(s *Spec) error {
 	}
 	if r.Keep < 1 {
 		return d.at("release.keep", "at least one old release is kept")
+	}
+	return nil
+}
+
+// checkGate holds one gate to its form.
+func (d *decoder) checkGate(path string, g Gate) error {
+	kinds := 0
+	for _, set := range []bool{g.Check != "", len(g.Compare) > 0, g.PromQL != "", g.HTTP != "", g.Window != "", g.Approve != ""} {
+		if set {
+			kinds++
+		}
+	}
+	if kinds != 1 {
+		return d.at(path, "exactly one of check, compare, promql, http, window and approve is wanted, here are %d", kinds)
+	}
+	if g.Else != "" {
+		if err := d.oneOf(path+".else", g.Else, "rollback", "pause", "warn"); err != nil {
+			return err
+		}
+	}
+	if (g.FalseAlarm != 0 || g.Margin != 0) && len(g.Compare) == 0 {
+		return d.at(path, "false_alarm and margin belong to compare")
+	}
+	for i, c := range g.Compare {
+		if err := d.oneOf(fmt.Sprintf("%s.compare[%d]", path, i), c, "errors", "latency"); err != nil {
+			return err
+		}
+	}
+	switch {
+	case g.Check != "":
+		if _, err := ParseCheck(g.Check); err != nil {
+			return d.at(path+".check", "%v", err)
+		}
+	case g.Window != "":
+		if _, err := ParseWindow(g.Window); err != nil {
+			return d.at(path+".window", "%v", err)
+		}
+	case g.HTTP != "" && !strings.HasPrefix(g.HTTP, "/"):
+		return d.at(path+".http", "%q is not a path: write /smoke", g.HTTP)
+	case g.Approve != "":
+		return d.oneOf(path+".approve", g.Approve, "before", "steps")
+	}
+	return nil
+}
+
+func (d *decoder) checkEvidence(r Release) error {
+	if err := d.oneOf("release.evidence.inconclusive", r.Evidence.Inconclusive, "pause", "promote", "rollback"); err != nil {
+		return err
+	}
+	if r.Evidence.Requests < 1 || r.Evidence.Wait <= 0 {
+		return d.at("release.evidence", "requests and wait must be above zero")
+	}
+	kind, name, named := strings.Cut(r.Sticky, ":")
+	if r.Sticky != "" && !(r.Sticky == "client" || (kind == "cookie" || kind == "header") && named && programForm.MatchString(name)) {
+		return d.at("release.sticky", "%q is none of client, cookie:NAME, header:NAME", r.Sticky)
 	}
 	return nil
 }

@@ -3,7 +3,10 @@
 // A value of [Spec] that came out of [Load] is complete: every default is filled in and every field is checked.
 package spec
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // DefaultEnvironment is the environment's name when no --env is given.
 const DefaultEnvironment = "default"
@@ -162,17 +165,51 @@ type Release struct {
 	Watch       Duration  `json:"watch,omitzero" jsonschema:"how long the new release is watched after it got traffic; default 2s"`
 	Warm        Duration  `json:"warm,omitzero" jsonschema:"blue-green: how long the old instances stay up for going back at once; default 0s"`
 	Keep        int       `json:"keep,omitempty" jsonschema:"old releases kept for going back; default 5"`
+	Bake        Duration  `json:"bake,omitzero" jsonschema:"how long the new release is watched after it got all the traffic, where that is longer than watch; the old one stays up meanwhile"`
+	Sticky      string    `json:"sticky,omitempty" jsonschema:"who saw the new release keeps seeing it while its share grows: client (by address), cookie:NAME or header:NAME"`
 	Gates       []Gate    `json:"gates,omitempty" jsonschema:"questions asked of measurements at each step"`
+	Evidence    Evidence  `json:"evidence,omitzero" jsonschema:"how much the gates need to know"`
 }
 
-// Gate is one question; exactly one of Check, Compare and PromQL is set.
-type Gate struct {
-	Check      string   `json:"check,omitempty"`
-	Compare    []string `json:"compare,omitempty"`
-	PromQL     string   `json:"promql,omitempty"`
-	FalseAlarm Percent  `json:"false_alarm,omitzero"`
-	Else       string   `json:"else,omitempty" jsonschema:"rollback, pause or warn"`
+// Evidence says how much gates need to know, and what follows when they never do.
+type Evidence struct {
+	Requests     int      `json:"requests,omitempty" jsonschema:"of the new release, before a threshold or a comparison is judged; default 100"`
+	Wait         Duration `json:"wait,omitzero" jsonschema:"the longest a step waits for evidence; default 10m"`
+	Inconclusive string   `json:"inconclusive,omitempty" jsonschema:"what follows then: pause, promote or rollback; default pause"`
 }
+
+// Gate is one question; exactly one of Check, Compare, PromQL, HTTP, Window and Approve is set.
+type Gate struct {
+	Check      string   `json:"check,omitempty" jsonschema:"a threshold, as errors <= 1%, p95 <= 500ms, cpu <= 90%, memory <= 80%, restarts == 0, log(level=error) <= 10/min"`
+	Compare    []string `json:"compare,omitempty" jsonschema:"errors, latency or both, of the new release against the old one beside it, by a sequential test"`
+	PromQL     string   `json:"promql,omitempty" jsonschema:"a comparison that must hold; $service, $environment, $canary and $stable are filled in"`
+	HTTP       string   `json:"http,omitempty" jsonschema:"a path that every new instance must answer with 2xx or 3xx before it gets traffic"`
+	Window     string   `json:"window,omitempty" jsonschema:"when traffic may begin to move, as Mon-Fri 09:00-16:00 Europe/Berlin"`
+	Approve    string   `json:"approve,omitempty" jsonschema:"a person must say yes: before (any traffic) or steps (at the end of each)"`
+	FalseAlarm Percent  `json:"false_alarm,omitzero" jsonschema:"compare: the greatest chance that a good release is found worse; default 1%"`
+	Margin     Percent  `json:"margin,omitzero" jsonschema:"compare: by how much it may be worse and pass, of the old release's own; default 25%"`
+	Else       string   `json:"else,omitempty" jsonschema:"what follows when it does not hold: rollback, pause or warn; default rollback"`
+}
+
+// Name is the gate as a person wrote it.
+func (g Gate) Name() string {
+	switch {
+	case g.Check != "":
+		return g.Check
+	case len(g.Compare) > 0:
+		return "compare " + strings.Join(g.Compare, ", ")
+	case g.PromQL != "":
+		return g.PromQL
+	case g.HTTP != "":
+		return "GET " + g.HTTP
+	case g.Window != "":
+		return "window " + g.Window
+	}
+	return "approval"
+}
+
+// Before reports whether the gate has a question before the new release gets traffic.
+func (g Gate) Before() bool { return g.HTTP != "" || g.Window != "" || g.Approve == "before" }
 
 // Target is where releases run; this machine when empty.
 type Target struct {

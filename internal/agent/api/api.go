@@ -98,6 +98,23 @@ type End struct {
 // EventEnd is the type of a rollout's last event.
 const EventEnd = "end"
 
+// Order is what a person tells a rollout.
+type Order struct {
+	Do  string `json:"do"` // one of the Orders
+	By  string `json:"by"`
+	Why string `json:"why,omitempty"`
+}
+
+// The orders.
+const (
+	OrderPause      = "pause"       // stay at this step; gates may still lead back
+	OrderFreeze     = "freeze"      // stay, and do not go back by itself either
+	OrderResume     = "resume"      // end a pause or a freeze
+	OrderPromote    = "promote"     // end this step now, whatever the gates say of it
+	OrderPromoteAll = "promote-all" // and all that follow
+	OrderApprove    = "approve"     // say yes to the approval gate of this step
+)
+
 // Service is one service in one environment as it is now.
 type Service struct {
 	Service     string               `json:"service"`
@@ -123,6 +140,9 @@ type Under struct {
 	Step    int        `json:"step"` // 1-based
 	Steps   int        `json:"steps"`
 	Undoing bool       `json:"undoing,omitempty"`
+	Paused  string     `json:"paused,omitempty"` // why
+	Frozen  bool       `json:"frozen,omitempty"`
+	Doing   string     `json:"doing"` // the step as a sentence
 	Holder  string     `json:"holder"`
 }
 
@@ -199,6 +219,16 @@ func (c *Client) Rollback(ctx context.Context, m Move) (s Started, err error) {
 // Restart begins a rollout to a new run of the current release.
 func (c *Client) Restart(ctx context.Context, m Move) (s Started, err error) {
 	return s, c.c.Call(ctx, http.MethodPost, "/v1/restart", m, &s)
+}
+
+// Order tells a rollout under way how to go on.
+func (c *Client) Order(ctx context.Context, id int64, o Order) error {
+	return c.c.Call(ctx, http.MethodPost, "/v1/rollouts/"+strconv.FormatInt(id, 10)+"/orders", o, nil)
+}
+
+// Record returns what was decided in a rollout, in order.
+func (c *Client) Record(ctx context.Context, id int64) (d []json.RawMessage, err error) {
+	return d, c.c.Call(ctx, http.MethodGet, "/v1/rollouts/"+strconv.FormatInt(id, 10)+"/decisions", nil, &d)
 }
 
 // Cancel makes a rollout go back; it returns before that is done.

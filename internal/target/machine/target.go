@@ -94,7 +94,7 @@ func (t *Target) Stage(ctx context.Context, r release.Release) error {
 	if err != nil {
 		return fmt.Errorf("release %d: %w", r.ID, err)
 	}
-	if err := home.WriteJSON(filepath.Join(dir, routeFile), s.Route.Hosts, 0o600); err != nil {
+	if err := home.WriteJSON(filepath.Join(dir, routeFile), routing{s.Route.Hosts, s.Release.Sticky}, 0o600); err != nil {
 		return err
 	}
 	p := supervise.Program{
@@ -245,8 +245,9 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 	if err := m.Ready(ctx); err != nil {
 		return err
 	}
-	top := release.ID(0)
+	top, newest := release.ID(0), release.ID(0)
 	for id, n := range w {
+		newest = max(newest, id)
 		m.mu.Lock()
 		ready := len(m.endpoints(t.service, t.env, int(id)))
 		m.mu.Unlock()
@@ -257,7 +258,11 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 			top = id
 		}
 	}
-	hosts, err := t.hosts(top)
+	most, err := t.routing(top)
+	if err != nil {
+		return err
+	}
+	last, err := t.routing(newest)
 	if err != nil {
 		return err
 	}
@@ -272,7 +277,7 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 		}
 		r.Stopped, r.Backends = false, nil
 		if top != 0 {
-			r.Listen, r.Hosts = t.listen, hosts
+			r.Listen, r.Hosts, r.Sticky = t.listen, most.Hosts, last.Sticky
 		}
 		for id, n := range w {
 			r.Backends = append(r.Backends, edge.Backend{Release: int(id), Weight: n})
@@ -281,20 +286,24 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 	})
 }
 
-// hosts are part of a release: going back restores them.
-func (t *Target) hosts(id release.ID) ([]string, error) {
-	if id == 0 {
-		return nil, nil
-	}
-	var hosts []string
-	err := home.ReadJSON(filepath.Join(t.m.dirs.Release(t.service, t.env, int(id)), routeFile), &hosts)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	return hosts, err
+// routing is what a release says of its route: going back restores it.
+type routing struct {
+	Hosts  []string `json:"hosts,omitempty"`
+	Sticky string   `json:"sticky,omitempty"`
 }
 
-const routeFile = "hosts.json"
+const routeFile = "route.json"
+
+func (t *Target) routing(id release.ID) (r routing, err error) {
+	if id == 0 {
+		return r, nil
+	}
+	err = home.ReadJSON(filepath.Join(t.m.dirs.Release(t.service, t.env, int(id)), routeFile), &r)
+	if errors.Is(err, os.ErrNotExist) {
+		return r, nil
+	}
+	return r, err
+}
 
 // Stop ends all instances of a service in order; requests are refused at once from then on.
 func (t *Target) Stop(ctx context.Context, releases []release.ID) error {

@@ -1,0 +1,122 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"regexp"
+	"runtime"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/edge"
+	"github.com/fairlead-dev/fairlead/internal/gate"
+	"github.com/fairlead-dev/fairlead/internal/journal"
+	"github.com/fairlead-dev/fairlead/internal/logs"
+	"github.com/fairlead-dev/fairlead/internal/preflight"
+	"github.com/fairlead-dev/fairlead/internal/release"
+	"github.com/fairlead-dev/fairlead/internal/rollout"
+	"github.com/fairlead-dev/fairlead/internal/spec"
+	"github.com/fairlead-dev/fairlead/internal/supervise"
+	"github.com/fairlead-dev/fairlead/internal/wait"
+)
+
+// evidence is where the gates of one rollout look. It is used by one goroutine.
+type evidence struct {
+	*Agent
+	service, env string
+
+	at        time.Time // when counts and instances were read
+	counts    counters
+	instances []supervise.Instance
+}
+
+// fresh is how old a reading may be: gates that are asked together look at the same.
+const fresh = 100 * time.Millisecond
+
+var _ gate.Evidence = (*evidence)(nil)
+
+func (e *evidence) read(ctx context.Context) error {
+	if time.Since(e.at) < fresh {
+		return nil
+	}
+	snap, err := e.machine.Supervised(ctx)
+	if err != nil {
+		return err
+	}
+	e.counts, e.instances, e.at = e.count(), snap.Instances, time.Now()
+	return nil
+}
+
+// Counts implements [gate.Evidence].
+func (e *evidence) Counts(id release.ID) (edge.Counts, error) {
+	err := e.read(e.ctx)
+	return e.counts[counterKey{e.service, e.env, int(id)}], err
+}
+
+// Instances implements [gate.Evidence].
+func (e *evidence) Instances(ctx context.Context, id release.ID) ([]supervise.Instance, error) {
+	err := e.read(ctx)
+	var out []supervise.Instance
+	for _, i := range e.instances {
+		if i.Service == e.service && i.Environment == e.env && i.Release == int(id) {
+			out = append(out, i)
+		}
+	}
+	return out, err
+}
+
+// Lines implements [gate.Evidence].
+func (e *evidence) Lines(ctx context.Context, id release.ID, since time.Time, level, text string) (int, error) {
+	q := logs.Query{Service: e.service, Env: e.env, Release: int(id), Since: since, Level: level}
+	if text != "" {
+		q.Grep = regexp.MustCompile(regexp.QuoteMeta(text))
+	}
+	n := 0
+	err := logs.Read(ctx, e.dirs.Logs(), q, func(r logs.Record) error {
+		if r.Stream != "fairlead" { // what the service said itself
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
+
+// Query implements [gate.Evidence].
+func (e *evidence) Query(context.Context, string) ([]gate.Sample, error) {
+	return nil, errors.New("this machine keeps no metrics")
+}
+
+// Tail implements [gate.Evidence].
+func (e *evidence) Tail(id release.ID, instance int) []string {
+	return e.tail(e.service, e.env, int(id), instance)
+}
+
+// Machine implements [gate.Evidence].
+func (e *evidence) Machine() (memory int64, cores int) { return preflight.Memory(), runtime.NumCPU() }
+
+// gatesOrWait are the gates of a rollout that was planned with them; the supervisor may be away for a moment.
+func (a *Agent) gatesOrWait(ctx context.Context, ro journal.Rollout, rel release.Release) (gates []rollout.Gate) {
+	for {
+		gates, err := a.gates(ro.Kind, ro.Plan, rel)
+		if err == nil {
+			return gates
+		}
+		a.log.Error("the gates cannot be asked yet", "rollout", ro.ID, "error", err)
+		if wait.For(ctx, time.Second) != nil {
+			return nil // the engine finds the same context done and goes back
+		}
+	}
+}
+
+// gates are what a rollout is asked. Those of the spec hold for deploys; going back and a new run of the same release only
+// have to live.
+func (a *Agent) gates(kind string, p rollout.Plan, rel release.Release) ([]rollout.Gate, error) {
+	var s spec.Spec
+	if err := json.Unmarshal(rel.Config, &s); err != nil {
+		return nil, err
+	}
+	if kind != kindDeploy {
+		s.Release.Gates = nil
+	}
+	return gate.Make(&s, p, &evidence{Agent: a, service: p.Service, env: p.Environment}, a.baseline(p).Before)
+}

@@ -1,0 +1,94 @@
+package gate
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/rollout"
+	"github.com/fairlead-dev/fairlead/internal/spec"
+	"github.com/fairlead-dev/fairlead/internal/supervise"
+)
+
+// smoke asks every new instance for a page before it gets traffic. Once all have answered it is satisfied.
+type smoke struct {
+	base
+	done bool
+}
+
+// smokeWait bounds one request of a smoke test.
+const smokeWait = 10 * time.Second
+
+// Ask implements [rollout.Gate].
+func (s *smoke) Ask(ctx context.Context, m rollout.Moment) rollout.Answer {
+	if !m.Before || s.done {
+		return s.pass("answered before there was traffic", nil)
+	}
+	all, err := s.e.Instances(ctx, m.Plan.New)
+	if err != nil {
+		return s.blind(m, err)
+	}
+	for _, i := range all {
+		if err := s.get(ctx, i); err != nil {
+			a := s.breach(fmt.Sprintf("instance %d: %v", i.Number, err), nil)
+			a.Lines = s.e.Tail(m.Plan.New, i.Number)
+			return a
+		}
+	}
+	s.done = true
+	return s.pass(fmt.Sprintf("%d instances answered", len(all)), nil)
+}
+
+func (s *smoke) get(ctx context.Context, i supervise.Instance) error {
+	ctx, cancel := context.WithTimeout(ctx, smokeWait)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+i.Addr()+s.spec.HTTP, nil)
+	if err != nil {
+		return err
+	}
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	res, err := c.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, 200))
+	if err != nil {
+		return err
+	}
+	if res.StatusCode < 200 || res.StatusCode > 399 {
+		return fmt.Errorf("%s answers %s: %s", s.spec.HTTP, res.Status, body)
+	}
+	return nil
+}
+
+// window waits until traffic may begin to move.
+type window struct {
+	base
+	window spec.Window
+}
+
+// Ask implements [rollout.Gate].
+func (w *window) Ask(_ context.Context, m rollout.Moment) rollout.Answer {
+	if !m.Before || w.window.Open(time.Now()) {
+		return w.pass("open", nil)
+	}
+	return rollout.Answer{Gate: w.spec.Name(), Verdict: rollout.Unsure, Reason: "closed now; the rollout waits until it opens"}
+}
+
+// approval waits for a person.
+type approval struct{ base }
+
+// Ask implements [rollout.Gate].
+func (a *approval) Ask(_ context.Context, m rollout.Moment) rollout.Answer {
+	if (a.spec.Approve == "before") != m.Before {
+		return a.pass("not asked here", nil)
+	}
+	if m.Orders.Approved > m.Step {
+		return a.pass(m.Orders.Approval, nil)
+	}
+	return rollout.Answer{Gate: a.spec.Name(), Verdict: rollout.Unsure,
+		Reason: fmt.Sprintf("waits for a person: `fairlead approve %s`, or `fairlead abort %s`", m.Plan.Service, m.Plan.Service)}
+}
