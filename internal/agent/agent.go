@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/journal"
 	"github.com/fairlead-dev/fairlead/internal/logs"
+	"github.com/fairlead-dev/fairlead/internal/metrics"
 	"github.com/fairlead-dev/fairlead/internal/release"
 	"github.com/fairlead-dev/fairlead/internal/target/machine"
 )
@@ -30,6 +31,7 @@ type Agent struct {
 	machine *machine.Machine
 	stats   *edge.Stats
 	samples sampler
+	metrics *metrics.DB     // nil where none are kept
 	ctx     context.Context // the daemon's life
 
 	mu   sync.Mutex
@@ -54,7 +56,8 @@ func Open(ctx context.Context, d home.Dirs, version string, log *slog.Logger) (*
 // Run follows the machine and goes on with what was interrupted, until the context given to Open is done.
 func (a *Agent) Run() {
 	var wg sync.WaitGroup
-	for _, f := range []func(){func() { a.machine.Run(a.ctx) }, a.resume, a.sample, a.housekeep} {
+	a.openMetrics()
+	for _, f := range []func(){func() { a.machine.Run(a.ctx) }, a.resume, a.scrape, a.sample, a.housekeep} {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
@@ -62,6 +65,11 @@ func (a *Agent) Run() {
 		}()
 	}
 	wg.Wait()
+	if a.metrics != nil {
+		if err := a.metrics.Close(); err != nil {
+			a.log.Error("close the metrics", "error", err)
+		}
+	}
 }
 
 // Close closes the agent's state.

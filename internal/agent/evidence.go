@@ -12,6 +12,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/gate"
 	"github.com/fairlead-dev/fairlead/internal/journal"
 	"github.com/fairlead-dev/fairlead/internal/logs"
+	"github.com/fairlead-dev/fairlead/internal/metrics"
 	"github.com/fairlead-dev/fairlead/internal/preflight"
 	"github.com/fairlead-dev/fairlead/internal/release"
 	"github.com/fairlead-dev/fairlead/internal/rollout"
@@ -24,6 +25,7 @@ import (
 type evidence struct {
 	*Agent
 	service, env string
+	querier      metrics.Querier // nil where there is none
 
 	at        time.Time // when counts and instances were read
 	counts    counters
@@ -82,9 +84,23 @@ func (e *evidence) Lines(ctx context.Context, id release.ID, since time.Time, le
 }
 
 // Query implements [gate.Evidence].
-func (e *evidence) Query(context.Context, string) ([]gate.Sample, error) {
-	return nil, errors.New("this machine keeps no metrics")
+func (e *evidence) Query(ctx context.Context, expr string) ([]gate.Sample, error) {
+	q := e.querier
+	if q == nil {
+		return nil, errors.New("this machine keeps no metrics; the agent's log says why")
+	}
+	ctx, cancel := context.WithTimeout(ctx, queryWait)
+	defer cancel()
+	found, err := q.Query(ctx, expr, time.Now())
+	var out []gate.Sample
+	for _, s := range found {
+		out = append(out, gate.Sample{Labels: s.Labels, Value: s.Value})
+	}
+	return out, err
 }
+
+// queryWait bounds one question of a gate: it is asked again a moment later.
+const queryWait = 5 * time.Second
 
 // Tail implements [gate.Evidence].
 func (e *evidence) Tail(id release.ID, instance int) []string {
@@ -118,5 +134,15 @@ func (a *Agent) gates(kind string, p rollout.Plan, rel release.Release) ([]rollo
 	if kind != kindDeploy {
 		s.Release.Gates = nil
 	}
-	return gate.Make(&s, p, &evidence{Agent: a, service: p.Service, env: p.Environment}, a.baseline(p).Before)
+	e := &evidence{Agent: a, service: p.Service, env: p.Environment}
+	if a.metrics != nil {
+		e.querier = a.metrics
+	}
+	if url := s.Release.Evidence.Prometheus; url != "" {
+		var err error
+		if e.querier, err = metrics.Remote(url, nil); err != nil {
+			return nil, err
+		}
+	}
+	return gate.Make(&s, p, e, a.baseline(p).Before)
 }

@@ -42,7 +42,11 @@ func (a *app) exporter(use, short, example string, write func(deploy.Deploy, con
 			if out == "" && isTerminal(a.Stdout) && cmd.Name() != "dockerfile" {
 				return fail.New(fail.Usage, "", "a terminal cannot show it").Hinted("name a file, -o FILE, or pipe it: `fairlead export image | docker load`")
 			}
-			err = a.toFile(out, func(w io.Writer) error { return write(d, cmd.Context(), o, w) })
+			mode := os.FileMode(0o644)
+			if cmd.Name() == "binary" {
+				mode = 0o755
+			}
+			err = a.toFile(out, mode, func(w io.Writer) error { return write(d, cmd.Context(), o, w) })
 			a.ui.end(err)
 			return err
 		},
@@ -55,7 +59,7 @@ func (a *app) exporter(use, short, example string, write func(deploy.Deploy, con
 }
 
 // toFile gives write a file that is there only when it is whole, or standard output for "".
-func (a *app) toFile(path string, write func(io.Writer) error) error {
+func (a *app) toFile(path string, mode os.FileMode, write func(io.Writer) error) error {
 	if path == "" {
 		return write(a.Stdout)
 	}
@@ -74,7 +78,6 @@ func (a *app) toFile(path string, write func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	mode := os.FileMode(0o644)
 	if fi, err := os.Stat(path); err == nil {
 		mode = fi.Mode().Perm()
 	}

@@ -48,9 +48,14 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 
 // MetricsHandler serves the counters in Prometheus's text format.
 func MetricsHandler(st *Stats) http.Handler {
+	return promhttp.HandlerFor(Gatherer(st), promhttp.HandlerOpts{})
+}
+
+// Gatherer collects the counters.
+func Gatherer(st *Stats) prometheus.Gatherer {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collector{st})
-	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+	return reg
 }
 
 // collector reads the mapped counters at each scrape. The names follow Prometheus's conventions: base units, _total.

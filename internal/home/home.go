@@ -106,6 +106,9 @@ func (d Dirs) DaemonLog(role string) string { return filepath.Join(d.State, "log
 // DB is the agent's database.
 func (d Dirs) DB() string { return filepath.Join(d.State, "agent", "state.db") }
 
+// Metrics is the folder of the agent's time series.
+func (d Dirs) Metrics() string { return filepath.Join(d.State, "agent", "metrics") }
+
 // Artifacts holds what is known of each artifact, by its digest.
 func (d Dirs) Artifacts() string { return filepath.Join(d.State, "artifacts") }
 

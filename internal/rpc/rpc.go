@@ -100,6 +100,9 @@ func NewClient(sock string) *Client {
 	return &Client{sock, &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
 }
 
+// Transport sends requests to the socket, whatever host their URL names.
+func (c *Client) Transport() http.RoundTripper { return c.http.Transport }
+
 // Call sends in as JSON (nothing when nil; an [io.Reader] as it is) and fills out from the answer (unless nil).
 // A daemon that does not answer gives a [fail.Unavailable]; what it refuses comes back as the [fail.Error] it wrote.
 func (c *Client) Call(ctx context.Context, method, path string, in, out any) error {

@@ -371,6 +371,9 @@ func (d *decoder) checkEvidence(r Release) error {
 	if r.Evidence.Requests < 1 || r.Evidence.Wait <= 0 {
 		return d.at("release.evidence", "requests and wait must be above zero")
 	}
+	if p := r.Evidence.Prometheus; p != "" && !strings.HasPrefix(p, "http://") && !strings.HasPrefix(p, "https://") {
+		return d.at("release.evidence.prometheus", "%q is not an address: write https://prometheus.example.com", p)
+	}
 	kind, name, named := strings.Cut(r.Sticky, ":")
 	if r.Sticky != "" && !(r.Sticky == "client" || (kind == "cookie" || kind == "header") && named && programForm.MatchString(name)) {
 		return d.at("release.sticky", "%q is none of client, cookie:NAME, header:NAME", r.Sticky)

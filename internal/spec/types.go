@@ -105,6 +105,7 @@ type Run struct {
 	StartupTimeout Duration          `json:"startup_timeout,omitzero" jsonschema:"the longest a new instance may take to become ready; default 60s"`
 	Stop           Stop              `json:"stop,omitzero" jsonschema:"how an instance is ended"`
 	Logs           Logs              `json:"logs,omitzero" jsonschema:"how long its log is kept"`
+	Metrics        string            `json:"metrics,omitempty" jsonschema:"the path of the service's own metrics in Prometheus's format, as /metrics; they are kept with fairlead's"`
 }
 
 // Limits of one instance. Zero means no limit, except Files.
@@ -176,6 +177,7 @@ type Evidence struct {
 	Requests     int      `json:"requests,omitempty" jsonschema:"of the new release, before a threshold or a comparison is judged; default 100"`
 	Wait         Duration `json:"wait,omitzero" jsonschema:"the longest a step waits for evidence; default 10m"`
 	Inconclusive string   `json:"inconclusive,omitempty" jsonschema:"what follows then: pause, promote or rollback; default pause"`
+	Prometheus   string   `json:"prometheus,omitempty" jsonschema:"the address of a Prometheus that promql gates ask; default: the one in the agent"`
 }
 
 // Gate is one question; exactly one of Check, Compare, PromQL, HTTP, Window and Approve is set.

@@ -329,5 +329,8 @@ func (c *Client) Logs(ctx context.Context, q LogQuery, f func(logs.Record) error
 	return rpc.Each(ctx, c.c, "/v1/logs?"+q.Values().Encode(), f)
 }
 
+// Transport reaches the agent's HTTP API, that of Prometheus among it, whatever host a request names.
+func (c *Client) Transport() http.RoundTripper { return c.c.Transport() }
+
 // Metrics returns the edge's counters in Prometheus's text format; the caller closes it.
 func (c *Client) Metrics(ctx context.Context) (io.ReadCloser, error) { return c.c.Raw(ctx, "/metrics") }

@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"reflect"
+	"strconv"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/edge"
+	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/metrics"
+	"github.com/fairlead-dev/fairlead/internal/release"
+	"github.com/fairlead-dev/fairlead/internal/rpc"
+	"github.com/fairlead-dev/fairlead/internal/spec"
+	"github.com/fairlead-dev/fairlead/internal/supervise"
+)
+
+// How often the agent measures, and looks which instances there are to ask for their own metrics.
+const (
+	measureEvery = 5 * time.Second
+	targetsEvery = time.Second
+)
+
+// openMetrics opens the time series database. Without it the agent does everything but answer PromQL: a full disk must not
+// take the machine's brain away.
+func (a *Agent) openMetrics() {
+	db, err := metrics.Open(metrics.Options{Dir: a.dirs.Metrics(), Version: a.info.Version, Log: a.log})
+	if err != nil {
+		a.log.Error("no metrics are kept", "error", err)
+		return
+	}
+	a.metrics = db
+	db.Source("edge", measureEvery, metrics.Gather(edge.Gatherer(a.stats)))
+	db.Source("instances", measureEvery, metrics.Instances(a.measured))
+	db.Source("disk", measureEvery, metrics.Disks(a.dirs.State))
+}
+
+// measured are the instances that are wanted.
+func (a *Agent) measured(ctx context.Context) ([]metrics.Instance, error) {
+	all, err := a.wanted(ctx)
+	var out []metrics.Instance
+	for _, i := range all {
+		out = append(out, metrics.Instance{Service: i.Service, Environment: i.Environment, Release: i.Release, Instance: i.Number, PID: i.Process.PID,
+			Ready: i.State == supervise.Ready, Restarts: i.Restarts})
+	}
+	return out, err
+}
+
+func (a *Agent) wanted(ctx context.Context) ([]supervise.Instance, error) {
+	snap, err := a.machine.Supervised(ctx)
+	var out []supervise.Instance
+	for _, i := range snap.Instances {
+		if i.State != supervise.Stopping && i.State != supervise.Stopped {
+			out = append(out, i)
+		}
+	}
+	return out, err
+}
+
+// scrape keeps the targets in step with the instances whose spec names a path for metrics.
+func (a *Agent) scrape() {
+	if a.metrics == nil {
+		return
+	}
+	paths := map[[3]string]string{} // by service, environment and release, which never changes
+	var last []metrics.Target
+	a.every(targetsEvery, func() {
+		all, err := a.wanted(a.ctx)
+		if err != nil {
+			return // the supervisor is being replaced; the next look finds it
+		}
+		var targets []metrics.Target
+		for _, i := range all {
+			if path := a.metricsPath(paths, i); path != "" && i.State != supervise.Starting {
+				targets = append(targets, metrics.Target{URL: "http://" + i.Addr() + path, Labels: map[string]string{"service": i.Service,
+					"environment": i.Environment, "release": strconv.Itoa(i.Release), "instance": strconv.Itoa(i.Number)}})
+			}
+		}
+		if reflect.DeepEqual(targets, last) {
+			return
+		}
+		if err := a.metrics.Targets(targets); err != nil {
+			a.log.Error("services' own metrics are not asked for", "error", err)
+		}
+		last = targets
+	})
+}
+
+func (a *Agent) metricsPath(known map[[3]string]string, i supervise.Instance) string {
+	key := [3]string{i.Service, i.Environment, strconv.Itoa(i.Release)}
+	if path, ok := known[key]; ok {
+		return path
+	}
+	r, err := a.journal.Release(a.ctx, i.Service, i.Environment, release.ID(i.Release))
+	var s spec.Spec
+	if err != nil || json.Unmarshal(r.Config, &s) != nil {
+		return ""
+	}
+	known[key] = s.Run.Metrics
+	return s.Run.Metrics
+}
+
+// prometheus serves Prometheus's HTTP API over what the agent keeps.
+func (a *Agent) prometheus(w http.ResponseWriter, r *http.Request) {
+	if a.metrics == nil {
+		rpc.WriteError(w, fail.New(fail.Unavailable, "", "this machine keeps no metrics; the agent's log says why"))
+		return
+	}
+	a.metrics.API().ServeHTTP(w, r)
+}
