@@ -269,3 +269,14 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// What a user happens to have set for one architecture does not change what is built.
+func TestLevelsOfTheShellDoNotCount(t *testing.T) {
+	t.Setenv("GOAMD64", "v3")
+	t.Setenv("GOARM", "5")
+	for _, v := range environ() {
+		if strings.HasPrefix(v, "GOAMD64=") || strings.HasPrefix(v, "GOARM=") {
+			t.Errorf("%s reaches the go command", v)
+		}
+	}
+}

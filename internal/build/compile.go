@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 
@@ -86,9 +87,18 @@ func (j *job) env(pl platform.Platform) []string {
 	return env
 }
 
+// environ is our own environment without the levels of architectures: they belong into build.platforms, or the same source
+// would give another program to each user.
+func environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return platform.IsLevel(name)
+	})
+}
+
 func (j *job) command(ctx context.Context, args, env []string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, j.Go, args...)
-	cmd.Dir, cmd.Env = j.Dir, append(os.Environ(), env...)
+	cmd.Dir, cmd.Env = j.Dir, append(environ(), env...)
 	return cmd
 }
 

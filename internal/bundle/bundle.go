@@ -219,11 +219,7 @@ func (l Layout) image(ctx context.Context, in Input, img Image) (Made, []sbomDoc
 	if err != nil {
 		return made, nil, err
 	}
-	entries := []entry{}
-	for _, p := range img.Programs {
-		entries = append(entries, entry{name: path.Join(Folder, p.Name), mode: 0o755, path: p.Path, size: p.Size})
-	}
-	top, err := l.memoLayer("programs\x00"+in.Zip+"\x00"+keyOf(digests(img)), func() (Layer, error) { return l.putLayer(ctx, in.Zip, entries) })
+	top, err := l.Programs(ctx, in.Zip, img.Programs)
 	if err != nil {
 		return made, nil, err
 	}
@@ -250,12 +246,19 @@ func (l Layout) image(ctx context.Context, in Input, img Image) (Made, []sbomDoc
 	return made, docs, err
 }
 
-func digests(img Image) []string {
-	var out []string
-	for _, p := range img.Programs {
-		out = append(out, p.Name, p.Digest)
+// Programs writes the layer with the programs of an image, or finds it. [Make] does so, too: to have it done before, while
+// other platforms are still being built, saves time.
+func (l Layout) Programs(ctx context.Context, zip string, programs []Program) (Layer, error) {
+	var entries []entry
+	var digests []string
+	for _, p := range programs {
+		entries = append(entries, entry{name: path.Join(Folder, p.Name), mode: 0o755, path: p.Path, size: p.Size})
+		digests = append(digests, p.Name, p.Digest)
 	}
-	return out
+	if zip == "" {
+		zip = Gzip
+	}
+	return l.memoLayer("programs\x00"+zip+"\x00"+keyOf(digests), func() (Layer, error) { return l.putLayer(ctx, zip, entries) })
 }
 
 // below adds what is under the programs, the base or our own root layer, and returns the configuration to begin with.

@@ -94,8 +94,14 @@ func (l Layout) subjects(ctx context.Context, bundles []v1.Descriptor) (map[v1.H
 // unnamed is how long a blob that no bundle names is left alone: somebody may be about to name it.
 const unnamed = time.Hour
 
-// sweep removes the blobs that none of the bundles needs.
+// sweep removes the blobs that none of the bundles needs. It looks at every manifest that there is, so it does that at most
+// as often as there can be something new to remove.
 func (l Layout) sweep(ctx context.Context, bundles []v1.Descriptor) error {
+	var last time.Time
+	if l.Recall("swept", &last) && time.Since(last).Abs() < unnamed {
+		return nil
+	}
+	l.Remember("swept", time.Now()) // a disk that is full has all the more need of it
 	needed := map[string]bool{}
 	for _, b := range bundles {
 		blobs, manifests, err := All(ctx, l, b)

@@ -29,15 +29,25 @@ type Made struct {
 	output *build.Output
 }
 
-// build makes the programs. When the first package is compiled, the signing key begins to be opened: both take a while.
+// build makes the programs. When the first package is compiled, the signing key begins to be opened, and while one platform
+// is built, the programs of those before it are packed: all of that takes a while.
 func (d Deploy) build(ctx context.Context, s *spec.Spec, k *key) (*build.Output, error) {
 	platforms, err := platformsOf(s)
 	if err != nil {
 		return nil, err
 	}
+	l, err := Store(s.Dir)
+	if err != nil {
+		return nil, err
+	}
+	var packing sync.WaitGroup
+	defer packing.Wait()
 	return build.Run(ctx, build.Params{Dir: s.Dir, Build: s.Build, Name: s.Service, Platforms: platforms}, func(e event.Event) {
 		if e.Type == "compile" {
 			k.prepare()
+		}
+		if built, ok := e.Data.([]build.Program); ok && len(platforms) > 1 {
+			packing.Go(func() { l.Programs(ctx, s.Build.Image.Compression, programs(built)) }) // its error comes again when it is needed
 		}
 		d.Events.Send(e)
 	})
@@ -105,13 +115,17 @@ func (d Deploy) input(ctx context.Context, s *spec.Spec, b *build.Output) bundle
 		Build: bundle.Build{Parameters: parameters(s.Build)},
 	}
 	for _, x := range b.Builds {
-		img := bundle.Image{Platform: x.Platform, Args: x.Args, Env: x.Env}
-		for _, p := range x.Programs {
-			img.Programs = append(img.Programs, bundle.Program{Name: filepath.Base(p.Path), Path: p.Path, Main: p.Main, Digest: p.Digest, Size: p.Size, ID: p.BuildID})
-		}
-		in.Images = append(in.Images, img)
+		in.Images = append(in.Images, bundle.Image{Platform: x.Platform, Args: x.Args, Env: x.Env, Programs: programs(x.Programs)})
 	}
 	return in
+}
+
+func programs(built []build.Program) []bundle.Program {
+	var out []bundle.Program
+	for _, p := range built {
+		out = append(out, bundle.Program{Name: filepath.Base(p.Path), Path: p.Path, Main: p.Main, Digest: p.Digest, Size: p.Size, ID: p.BuildID})
+	}
+	return out
 }
 
 // parameters is the build section as provenance tells it: where the key lies and what the environment holds is nobody's

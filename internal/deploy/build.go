@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -96,15 +97,15 @@ func (c *Check) Hint() string {
 	return "compare the two programs with `fairlead inspect`"
 }
 
-// CheckBuild builds a second time, from a copy of the source in a temporary folder and with nothing of the first build at
-// hand, and compares.
+// CheckBuild builds, and builds a second time, from a copy of the source in a temporary folder and with nothing of the first
+// build at hand, and compares. It changes neither the user's store nor what lies in the folder. A copy that does not build
+// gives a [fail.Build] which says so.
 func (d Deploy) CheckBuild(ctx context.Context, o BuildOptions) (*Check, error) {
 	s, err := d.loadFor(o)
 	if err != nil {
 		return nil, err
 	}
-	s.Build.Sign = "" // what is compared is what gets signed
-	first, err := d.make(ctx, s)
+	platforms, err := platformsOf(s)
 	if err != nil {
 		return nil, err
 	}
@@ -112,52 +113,71 @@ func (d Deploy) CheckBuild(ctx context.Context, o BuildOptions) (*Check, error) 
 	if err != nil {
 		return nil, err
 	}
-	defer func() { os.RemoveAll(tmp) }()
-	d.Events.Send(event.Event{Type: "build", Text: "build again in " + tmp})
-	dir, tree, err := build.CopySource(ctx, s.Dir, filepath.Join(tmp, "a folder with another name"))
+	defer os.RemoveAll(tmp)
+	p := build.Params{Dir: s.Dir, Build: s.Build, Name: s.Service, Platforms: platforms}
+	first, err := d.bare(ctx, s, p, filepath.Join(tmp, "first"))
 	if err != nil {
 		return nil, err
 	}
-	second, err := d.again(ctx, s, dir, tmp)
-	if err != nil {
-		if tree.Missing != "" && fail.KindOf(err) == fail.Build {
-			e := *fail.As(err)
-			e.Op, e.Hint = "build from what is committed", "commit what the build needs, or generate it before each build: "+tree.Missing
-			return nil, &e
-		}
+	defer first.output.Close()
+	again := p
+	again.Cache, again.Fresh = filepath.Join(tmp, "build"), filepath.Join(tmp, "go-build")
+	var tree build.Tree
+	if again.Dir, tree, err = build.CopySource(ctx, p, filepath.Join(tmp, "a folder with another name")); err != nil {
 		return nil, err
+	}
+	text := "build again in " + tmp + ", from what is committed and with an empty build cache"
+	if !tree.Clone {
+		text = "build again in " + tmp + ", from a copy of the folder as it is and with an empty build cache"
+	}
+	d.Events.Send(event.Event{Type: "build", Text: text})
+	second, err := d.bare(ctx, s, again, filepath.Join(tmp, "second"))
+	if err != nil {
+		return nil, notAgain(err, tree)
 	}
 	defer second.output.Close()
 	c := &Check{Digest: first.Index.Digest.String(), Other: second.Index.Digest.String()}
 	if c.Same = c.Digest == c.Other; c.Same {
 		return c, nil
 	}
-	c.Differences, err = build.Explain(first.output, second.output, build.Where{First: s.Dir, Second: dir, Tree: tree})
+	c.Differences, err = build.Explain(first.output, second.output, build.Where{First: p.Dir, Second: again.Dir, Tree: tree})
 	return c, err
 }
 
-// again is make with every cache of its own.
-func (d Deploy) again(ctx context.Context, s *spec.Spec, dir, tmp string) (*Made, error) {
-	other := *s
-	other.Dir = dir
-	platforms, err := platformsOf(s)
+// notAgain says of the second build's error that the first one had worked, and what it may have lacked.
+func notAgain(err error, tree build.Tree) error {
+	if fail.KindOf(err) != fail.Build {
+		return err
+	}
+	e := *fail.As(err)
+	switch {
+	case len(tree.Unknown) > 0:
+		e.Op, e.Hint = "build from what is committed", "the build here reads what git ignores: commit it, or generate it before each build: "+strings.Join(tree.Unknown[:min(len(tree.Unknown), 5)], ", ")
+	case tree.Clone:
+		e.Op = "build from what is committed"
+	default:
+		e.Op = "build a copy of the folder"
+	}
+	return &e
+}
+
+// bare is make into a layout of its own and without a signature: what is compared is what gets signed.
+func (d Deploy) bare(ctx context.Context, s *spec.Spec, p build.Params, layout string) (*Made, error) {
+	l, err := bundle.Create(layout)
 	if err != nil {
 		return nil, err
 	}
-	l, err := bundle.Create(filepath.Join(tmp, "layout"))
+	out, err := build.Run(ctx, p, d.Events)
 	if err != nil {
 		return nil, err
 	}
-	out, err := build.Run(ctx, build.Params{Dir: dir, Build: s.Build, Name: s.Service, Platforms: platforms, Cache: filepath.Join(tmp, "build"),
-		Fresh: filepath.Join(tmp, "go-build")}, d.Events)
-	if err != nil {
-		return nil, err
-	}
-	in := d.input(ctx, &other, out)
+	moved := *s
+	moved.Dir = p.Dir
+	in := d.input(ctx, &moved, out)
 	if in.Base, err = d.base(ctx, s, l, out); err == nil {
 		var b *bundle.Bundle
 		if b, err = bundle.Make(ctx, l, in); err == nil {
-			return &Made{Bundle: b, Layout: l, Spec: &other, Source: out.Source, output: out}, nil
+			return &Made{Bundle: b, Layout: l, Spec: &moved, Source: out.Source, output: out}, nil
 		}
 	}
 	out.Close()

@@ -2,9 +2,9 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -82,7 +82,7 @@ func (d Deploy) Inspect(ctx context.Context, what string) (*Inspected, error) {
 		if err := bundle.Document(ctx, from, m.Config, &c); err != nil {
 			return nil, err
 		}
-		info := ImageInfo{Platform: c.Platform().String(), Digest: img.Digest.String(), User: c.Config.User, Entrypoint: c.Config.Entrypoint, Env: c.Config.Env, Labels: c.Config.Labels}
+		info := ImageInfo{Platform: strings.TrimSuffix(c.OS+"/"+c.Architecture+"/"+c.Variant, "/"), Digest: img.Digest.String(), User: c.Config.User, Entrypoint: c.Config.Entrypoint, Env: c.Config.Env, Labels: c.Config.Labels}
 		for _, l := range m.Layers {
 			info.Size += l.Size
 			info.Layers = append(info.Layers, l.Digest.String())
@@ -117,6 +117,14 @@ type ExportOptions struct {
 	Platform string // "" for this machine's, or the only one
 }
 
+// build builds for the platform that is asked for, which the spec need not name, or for all of the spec's.
+func (o ExportOptions) build() BuildOptions {
+	if o.Platform == "" {
+		return BuildOptions{}
+	}
+	return BuildOptions{Platforms: []string{o.Platform}}
+}
+
 // platform is the one that is exported, of those that were built.
 func (o ExportOptions) platform(m *Made) (platform.Platform, error) {
 	if o.Platform != "" {
@@ -134,7 +142,7 @@ func (o ExportOptions) platform(m *Made) (platform.Platform, error) {
 
 // ExportImage writes the artifact as a file that docker, podman and skopeo load.
 func (d Deploy) ExportImage(ctx context.Context, o ExportOptions, w io.Writer) error {
-	m, err := d.Build(ctx, BuildOptions{})
+	m, err := d.Build(ctx, o.build())
 	if err != nil {
 		return err
 	}
@@ -149,11 +157,7 @@ func (d Deploy) ExportImage(ctx context.Context, o ExportOptions, w io.Writer) e
 
 // ExportBinary writes the service's own program.
 func (d Deploy) ExportBinary(ctx context.Context, o ExportOptions, w io.Writer) error {
-	var b BuildOptions
-	if o.Platform != "" {
-		b.Platforms = []string{o.Platform}
-	}
-	m, err := d.Build(ctx, b)
+	m, err := d.Build(ctx, o.build())
 	if err != nil {
 		return err
 	}
@@ -162,32 +166,51 @@ func (d Deploy) ExportBinary(ctx context.Context, o ExportOptions, w io.Writer) 
 		return err
 	}
 	for _, x := range m.output.Builds {
-		if x.Platform == p {
-			f, err := os.Open(x.Programs[0].Path)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			_, err = io.Copy(w, f)
+		if x.Platform.OS != p.OS || x.Platform.Arch != p.Arch || p.Level != "" && x.Platform.Level != p.Level {
+			continue
+		}
+		f, err := os.Open(x.Programs[0].Path)
+		if err != nil {
 			return err
 		}
+		_, err = io.Copy(w, f)
+		return errors.Join(err, f.Close())
 	}
 	return fail.New(fail.Usage, "", "nothing was built for %s", p).Hinted("choose a platform with --platform")
 }
 
-// ExportDockerfile writes a Dockerfile that builds the same program.
+// ExportDockerfile writes a Dockerfile that builds the same programs. A Go that is no release, of which there is no image,
+// gives a [fail.Usage].
 func (d Deploy) ExportDockerfile(ctx context.Context, _ ExportOptions, w io.Writer) error {
 	m, err := d.Build(ctx, BuildOptions{})
 	if err != nil {
 		return err
 	}
-	first := m.output.Builds[0]
-	root := build.ModuleOf(m.Spec.Dir)
-	rel, err := filepath.Rel(root, m.Spec.Dir)
+	version, released := strings.CutPrefix(strings.Fields(m.output.GoVersion)[0], "go")
+	if !released {
+		return fail.New(fail.Usage, "", "the programs are built with %s, of which there is no image", m.output.GoVersion).Hinted("set the toolchain in go.mod to a released Go")
+	}
+	platforms, err := platformsOf(m.Spec)
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(w, export.Dockerfile{Service: m.Spec.Service, Go: strings.TrimPrefix(m.output.GoVersion, "go"), Args: first.Args, Env: first.Env,
-		Programs: m.Spec.Build.Programs, Build: m.Spec.Build, Module: filepath.ToSlash(rel)}.String())
+	root := build.Context(ctx, m.Spec.Dir)
+	commands, err := build.Commands(ctx, build.Params{Dir: m.Spec.Dir, Build: m.Spec.Build, Name: m.Spec.Service, Platforms: platforms}, root)
+	if err != nil {
+		return err
+	}
+	rel, err := build.Inside(root, m.Spec.Dir)
+	if err != nil {
+		return err
+	}
+	f := export.Dockerfile{Service: m.Spec.Service, Go: version, Image: m.Spec.Build.Image, Folder: rel, VCS: m.Source.VCS,
+		Unknown: export.Unknown{Version: build.TheVersion, Commit: build.TheCommit, Date: build.TheDate}}
+	for _, c := range commands {
+		f.Commands = append(f.Commands, export.Command{Name: c.Name, Args: c.Args})
+	}
+	for _, b := range m.output.Builds { // a level is for its own architecture; the rest is the same for all
+		f.Env = append(f.Env, b.Env...)
+	}
+	_, err = io.WriteString(w, f.String())
 	return err
 }

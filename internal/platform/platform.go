@@ -34,6 +34,16 @@ var levels = map[string]struct {
 	"riscv64":  {"GORISCV64", []string{"rva20u64", "rva22u64", "rva23u64"}},
 }
 
+// IsLevel reports whether an environment variable chooses an architecture's level.
+func IsLevel(variable string) bool {
+	for _, l := range levels {
+		if l.variable == variable {
+			return true
+		}
+	}
+	return false
+}
+
 // ports are the pairs that a Go of today builds for (`go tool dist list`). It keeps typing errors out; whether the Go at
 // hand can build for one of them, it says itself.
 var ports = strings.Fields(`aix/ppc64 android/386 android/amd64 android/arm android/arm64 darwin/amd64 darwin/arm64 dragonfly/amd64
