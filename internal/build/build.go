@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -181,16 +182,20 @@ func (j *job) one(ctx context.Context, pl platform.Platform) (Built, error) {
 		if err := j.compile(ctx, append([]string{"build", "-v", "-o", path}, args...), env, m.ImportPath); err != nil {
 			return b, err
 		}
-		prog, err := j.look(path, pl)
+		prog, err := linked(path)
 		if err != nil {
 			return b, err
 		}
 		prog.Name, prog.Main = m.Program, m.ImportPath
 		b.Programs = append(b.Programs, prog)
 	}
+	j.sink.Send(event.Event{Type: EventLinked, Data: slices.Clone(b.Programs)})
 	size := int64(0)
-	for _, x := range b.Programs {
-		size += x.Size
+	for i := range b.Programs {
+		if err := j.look(&b.Programs[i], pl); err != nil {
+			return b, err
+		}
+		size += b.Programs[i].Size
 	}
 	j.sink.Send(event.Event{Type: "built", Text: fmt.Sprintf("%s (%.1f MB, %s, %s)", pl, float64(size)/1e6, j.linkage(), b.Programs[0].GoVersion), Data: b.Programs})
 	return b, nil
@@ -210,13 +215,43 @@ func (j *job) programName(m main, pl platform.Platform) string {
 	return m.Program
 }
 
+// EventLinked is the type of the event that tells of a platform's programs, a []Program without digests, before they are
+// looked at: what takes long can begin with them.
+const EventLinked = "linked"
+
 // memoFile keeps what was found out about a program, beside it.
 const memoFile = ".memo.json"
 
 // look inspects a built program, or recalls what it found when the program's Go build ID says that it is the same as
 // last time: the ID's last part is a hash of the content (cmd/go/internal/work/buildid.go). The file's times say nothing,
 // since the go command touches what it does not build again.
-func (j *job) look(path string, pl platform.Platform) (Program, error) {
+func (j *job) look(p *Program, pl platform.Platform) error {
+	memos := map[string]Program{}
+	memo := filepath.Join(filepath.Dir(p.Path), memoFile)
+	if err := home.ReadJSON(memo, &memos); err != nil {
+		memos = map[string]Program{} // it can be made again
+	}
+	if m, ok := memos[p.Path]; ok && p.BuildID != "" && m.BuildID == p.BuildID && m.Size == p.Size {
+		p.Digest, p.GoVersion = m.Digest, m.GoVersion
+		return nil
+	}
+	info, err := inspect.File(p.Path, inspect.Options{FileOnly: true})
+	if err != nil {
+		return err
+	}
+	if err := j.verify(info, pl); err != nil {
+		return err
+	}
+	p.GoVersion = info.Go.Version
+	if p.Digest, p.Size, err = Digest(p.Path); err != nil {
+		return err
+	}
+	memos[p.Path] = *p
+	return home.WriteJSON(memo, memos, 0o644)
+}
+
+// linked is what can be said of a program without reading it.
+func linked(path string) (Program, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
 		return Program{}, fail.New(fail.Build, "", "the go command left no program at %s: %w", path, err).Hinted("remove -o, -n and -buildmode from build.flags")
@@ -225,28 +260,7 @@ func (j *job) look(path string, pl platform.Platform) (Program, error) {
 	if err != nil {
 		id = ""
 	}
-	memos := map[string]Program{}
-	memo := filepath.Join(filepath.Dir(path), memoFile)
-	if err := home.ReadJSON(memo, &memos); err != nil {
-		memos = map[string]Program{} // it can be made again
-	}
-	if m, ok := memos[path]; ok && id != "" && m.BuildID == id && m.Size == fi.Size() {
-		return m, nil
-	}
-	prog := Program{Path: path, BuildID: id}
-	info, err := inspect.File(path, inspect.Options{FileOnly: true})
-	if err != nil {
-		return prog, err
-	}
-	if err := j.verify(info, pl); err != nil {
-		return prog, err
-	}
-	prog.GoVersion = info.Go.Version
-	if prog.Digest, prog.Size, err = Digest(path); err != nil {
-		return prog, err
-	}
-	memos[path] = prog
-	return prog, home.WriteJSON(memo, memos, 0o644)
+	return Program{Path: path, BuildID: id, Size: fi.Size()}, nil
 }
 
 // outputDir is where the programs go: the same place for the same service, so that the go command sees when there is

@@ -250,15 +250,19 @@ func (l Layout) image(ctx context.Context, in Input, img Image) (Made, []sbomDoc
 // other platforms are still being built, saves time.
 func (l Layout) Programs(ctx context.Context, zip string, programs []Program) (Layer, error) {
 	var entries []entry
-	var digests []string
+	var ids []string
 	for _, p := range programs {
 		entries = append(entries, entry{name: path.Join(Folder, p.Name), mode: 0o755, path: p.Path, size: p.Size})
-		digests = append(digests, p.Name, p.Digest)
+		id := p.Digest
+		if p.ID != "" {
+			id = fmt.Sprint(p.ID, p.Size) // Go's build ID is a digest of the content, too, and known before
+		}
+		ids = append(ids, p.Name, id)
 	}
 	if zip == "" {
 		zip = Gzip
 	}
-	return l.memoLayer("programs\x00"+zip+"\x00"+keyOf(digests), func() (Layer, error) { return l.putLayer(ctx, zip, entries) })
+	return l.memoLayer("programs\x00"+zip+"\x00"+keyOf(ids), func() (Layer, error) { return l.putLayer(ctx, zip, entries) })
 }
 
 // below adds what is under the programs, the base or our own root layer, and returns the configuration to begin with.

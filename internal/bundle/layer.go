@@ -174,8 +174,8 @@ func encode(p []byte) []byte {
 	return out
 }
 
-// gzipLevel is twice as fast as the usual 6 for layers 6 % larger.
-const gzipLevel = 3
+// gzipLevel takes less than half the time of the usual 6 for layers 9 % larger.
+const gzipLevel = 2
 
 func member(p []byte) []byte {
 	b := bytes.NewBuffer(make([]byte, 0, len(p)/2))

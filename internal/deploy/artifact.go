@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -29,8 +30,8 @@ type Made struct {
 	output *build.Output
 }
 
-// build makes the programs. When the first package is compiled, the signing key begins to be opened, and while one platform
-// is built, the programs of those before it are packed: all of that takes a while.
+// build makes the programs. When the first package is compiled, the signing key begins to be opened, and what is linked is
+// packed while it is looked at, and while other platforms are built: all of that takes a while.
 func (d Deploy) build(ctx context.Context, s *spec.Spec, k *key) (*build.Output, error) {
 	platforms, err := platformsOf(s)
 	if err != nil {
@@ -46,8 +47,11 @@ func (d Deploy) build(ctx context.Context, s *spec.Spec, k *key) (*build.Output,
 		if e.Type == "compile" {
 			k.prepare()
 		}
-		if built, ok := e.Data.([]build.Program); ok && len(platforms) > 1 {
-			packing.Go(func() { l.Programs(ctx, s.Build.Image.Compression, programs(built)) }) // its error comes again when it is needed
+		if linked, ok := e.Data.([]build.Program); ok && e.Type == build.EventLinked {
+			if !slices.ContainsFunc(linked, func(p build.Program) bool { return p.BuildID == "" }) { // by which they are found again
+				packing.Go(func() { l.Programs(ctx, s.Build.Image.Compression, programs(linked)) }) // its error comes again when it is needed
+			}
+			return
 		}
 		d.Events.Send(e)
 	})
