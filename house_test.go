@@ -31,6 +31,7 @@ var ranks = map[string]int{
 	"internal/agent/api":           4, // above depot: it speaks of offers and what is wanted
 	"internal/registry":            3,
 	"internal/depot":               3,
+	"internal/alert":               3, // above metrics: it sends what the rules there raise
 	"internal/bundle/bundletest":   3, // real bundles for other rooms' tests
 	"internal/build":               2,
 	"internal/preflight":           2,

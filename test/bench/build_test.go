@@ -270,7 +270,8 @@ func middle(times []time.Duration) time.Duration {
 	return times[len(times)/2]
 }
 
-// four measures four platforms at once, from an edit to the signed index, beside `go build` for one after the other.
+// four measures four platforms at once, from an edit to the signed index, beside itself and `go build` for one after the
+// other.
 func (x *building) four(b *testing.B) {
 	inTurn := func() (sum time.Duration) {
 		for _, p := range fourPlatforms {
@@ -283,16 +284,24 @@ func (x *building) four(b *testing.B) {
 	for b.Loop() {
 		all := map[string][]time.Duration{}
 		for round := range buildRounds {
-			for i := range 2 {
+			for i := range 3 {
 				x.change(b)
-				if (i+round)%2 == 0 {
+				switch (i + round) % 3 {
+				case 0:
 					all["go"] = append(all["go"], inTurn())
-				} else {
+				case 1:
 					all["fairlead"] = append(all["fairlead"], x.fairlead(b, fourPlatforms...))
+				default:
+					var sum time.Duration
+					for _, p := range fourPlatforms {
+						sum += x.fairlead(b, p)
+					}
+					all["in_turn"] = append(all["in_turn"], sum)
 				}
 			}
 		}
 		report(b, "four", all)
+		b.ReportMetric(middle(all["fairlead"]).Seconds()/middle(all["in_turn"]).Seconds(), "fairlead_four_of_in_turn_x")
 	}
 	b.ReportMetric(0, "ns/op")
 }
