@@ -6,6 +6,7 @@ import (
 	"errors"
 	"regexp"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/edge"
@@ -144,5 +145,14 @@ func (a *Agent) gates(kind string, p rollout.Plan, rel release.Release) ([]rollo
 			return nil, err
 		}
 	}
-	return gate.Make(&s, p, e, a.baseline(p).Before)
+	drills, err := a.drills(a.ctx, p.Service, p.Environment)
+	if err != nil {
+		return nil, err
+	}
+	gates, err := gate.Make(&s, p, e, gate.Known{Before: a.baseline(p).Before, Drills: drills})
+	if strings.HasPrefix(kind, kindDrill) {
+		gates = append(gates, gate.Drill{})
+	}
+	e.at = time.Time{} // what was read by now is from before the rollout: an instance may be up within the time a reading is fresh
+	return gates, err
 }

@@ -41,6 +41,7 @@ func (a *Agent) Handler() http.Handler {
 	rpc.Handle(mux, "POST /v1/rollouts", func(r *http.Request) (any, error) { return started(a, r, a.deploy) })
 	rpc.Handle(mux, "POST /v1/rollback", func(r *http.Request) (any, error) { return started(a, r, a.rollback) })
 	rpc.Handle(mux, "POST /v1/restart", func(r *http.Request) (any, error) { return started(a, r, a.restart) })
+	rpc.Handle(mux, "POST /v1/drill", func(r *http.Request) (any, error) { return started(a, r, a.drill) })
 	rpc.Handle(mux, "POST /v1/rollouts/{id}/cancel", a.cancel)
 	rpc.Handle(mux, "POST /v1/rollouts/{id}/orders", a.order)
 	rpc.Handle(mux, "GET /v1/rollouts/{id}/decisions", func(r *http.Request) (any, error) {

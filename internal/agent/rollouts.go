@@ -27,6 +27,7 @@ const (
 	kindDeploy   = "deploy"
 	kindRollback = "rollback"
 	kindRestart  = "restart"
+	kindDrill    = "drill " // and what is rehearsed
 )
 
 // run is a rollout under way.
@@ -122,6 +123,15 @@ func (a *Agent) rollback(ctx context.Context, m api.Move) (intent, error) {
 
 // restart plans a new run of what serves: the same artifact and configuration under a new number.
 func (a *Agent) restart(ctx context.Context, m api.Move) (intent, error) {
+	i, err := a.again(ctx, kindRestart, m)
+	if err != nil {
+		return i, err
+	}
+	return a.intend(ctx, i)
+}
+
+// again is a new run of what serves, which is not planned yet.
+func (a *Agent) again(ctx context.Context, kind string, m api.Move) (intent, error) {
 	env, err := a.journal.Environment(ctx, m.Service, m.Environment)
 	if err != nil {
 		return intent{}, err
@@ -129,7 +139,7 @@ func (a *Agent) restart(ctx context.Context, m api.Move) (intent, error) {
 	if env.Current == 0 {
 		return intent{}, fail.New(fail.Usage, "", "%s never ran", m.Service).Hinted("run `fairlead up`")
 	}
-	i := intent{kind: kindRestart, fresh: true, by: m.By}
+	i := intent{kind: kind, fresh: true, by: m.By}
 	if i.release, err = a.journal.Release(ctx, m.Service, m.Environment, env.Current); err != nil {
 		return intent{}, err
 	}
@@ -145,7 +155,7 @@ func (a *Agent) restart(ctx context.Context, m api.Move) (intent, error) {
 		return intent{}, err
 	}
 	i.release.Created, i.release.By = time.Now(), m.By
-	return a.intend(ctx, i)
+	return i, nil
 }
 
 // movesWatch is the longest that going back, and a new run of what serves, are watched: the release is known.
@@ -168,7 +178,7 @@ func (a *Agent) intend(ctx context.Context, i intent) (intent, error) {
 	if i.kind == kindDeploy {
 		q.Bake = i.spec.Release.Bake.D()
 		q.Verify = slices.ContainsFunc(i.spec.Release.Gates, spec.Gate.Before)
-	} else {
+	} else if i.kind == kindRollback || i.kind == kindRestart {
 		q.Watch = min(q.Watch, movesWatch)
 	}
 	if env.Current != 0 && !env.Stopped && env.Current != i.release.ID {
@@ -284,12 +294,14 @@ func (a *Agent) start(ro journal.Rollout, rel release.Release, listen string) {
 func (a *Agent) drive(ctx context.Context, r *run, ro journal.Rollout, rel release.Release, listen string) {
 	p := ro.Plan
 	var receipt *api.Receipt
+	var e rollout.Engine
 	r.j.Receipt = func(o rollout.Outcome, _ error) any {
 		receipt = a.receipt(ro, o, listen)
+		receipt.Recovered = e.Recovered
 		return receipt
 	}
 	late := &insistent{Running: r.j}
-	e := rollout.Engine{Target: a.target(p.Service, p.Environment, listen), Journal: late, Events: r.tell}
+	e = rollout.Engine{Target: a.target(p.Service, p.Environment, listen), Journal: late, Events: r.tell}
 	e.Gates = a.gatesOrWait(ctx, ro, rel)
 	if err := a.cooled(ctx, p); err != nil {
 		a.log.Error("cannot stop what was kept warm", "error", err)

@@ -81,6 +81,9 @@ func writeReceipt(w io.Writer, r *api.Receipt, s styles) {
 		}
 	}
 	fmt.Fprintf(w, "  requests  %d served meanwhile, %s, longest gap %s\n", r.Requests-r.Failed, failed, short(r.Gap))
+	if r.Recovered > 0 {
+		fmt.Fprintf(w, "  recovered release %d had all traffic %s after the decision\n", r.From, short(r.Recovered))
+	}
 	for _, l := range []struct {
 		name string
 		l    api.Latency

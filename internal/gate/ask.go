@@ -30,6 +30,9 @@ func (s *smoke) Ask(ctx context.Context, m rollout.Moment) rollout.Answer {
 	if err != nil {
 		return s.blind(m, err)
 	}
+	if want := scaled(m); len(all) < want {
+		return s.unsure(m, fmt.Sprintf("%d of %d instances are known", len(all), want), nil)
+	}
 	for _, i := range all {
 		if err := s.get(ctx, i); err != nil {
 			a := s.breach(fmt.Sprintf("instance %d: %v", i.Number, err), nil)
@@ -38,7 +41,17 @@ func (s *smoke) Ask(ctx context.Context, m rollout.Moment) rollout.Answer {
 		}
 	}
 	s.done = true
-	return s.pass(fmt.Sprintf("%d instances answered", len(all)), nil)
+	return s.pass(plural(len(all), "instance")+" answered", nil)
+}
+
+// scaled is how many instances the new release has at this step: one that is not seen was not asked.
+func scaled(m rollout.Moment) int {
+	for i := m.Step; i >= 0; i-- {
+		if s := m.Plan.Steps[i]; s.Do == rollout.Scale && s.Release == m.Plan.New {
+			return s.Instances
+		}
+	}
+	return 1
 }
 
 func (s *smoke) get(ctx context.Context, i supervise.Instance) error {

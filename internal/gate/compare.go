@@ -15,12 +15,17 @@ import (
 // counts at once.
 const warmUp = 5 * time.Second
 
+// settle is how long nothing counts after a change of weights: what is under way then was given out by the weights before,
+// and the counters may have been read a moment before the change.
+const settle = 200 * time.Millisecond
+
 // compare holds the new release against the old one beside it, as [sequential.Compare] does; the evidence goes on from step
 // to step.
 type compare struct {
 	base
 	test       *sequential.Compare
 	old, fresh edge.Counts
+	counting   bool // the counters above were read at this step's weights
 	err        error
 	warm       time.Time // when the new release's latency began to count; zero before
 }
@@ -52,10 +57,10 @@ func (c *compare) Ask(_ context.Context, m rollout.Moment) rollout.Answer {
 		return c.blind(m, err)
 	}
 	weight := weightOf(m)
-	if !c.begins(m) { // what was served while the weights changed belongs to neither
+	if !c.begins(m) && c.counting {
 		c.add(m, old.Sub(c.old), fresh.Sub(c.fresh), weight)
 	}
-	c.old, c.fresh = old, fresh
+	c.old, c.fresh, c.counting = old, fresh, m.Elapsed >= settle
 	v := c.test.Verdict()
 	text := sentence(v)
 	switch {
@@ -96,10 +101,11 @@ func weightOf(m rollout.Moment) float64 {
 	return 0
 }
 
+// sentence says what is known. When something is worse, what else there is does not matter.
 func sentence(v sequential.Verdict) string {
 	var parts []string
 	for _, f := range []*sequential.Finding{v.Errors, v.Latency} {
-		if f != nil {
+		if f != nil && (v.State != sequential.Worse || f.State == sequential.Worse) {
 			parts = append(parts, f.Text)
 		}
 	}

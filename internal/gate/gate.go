@@ -38,10 +38,16 @@ type Sample struct {
 	Value  float64           `json:"value"`
 }
 
+// Known is what gates are told once, when they are made.
+type Known struct {
+	Before edge.Counts          // what the edge counted of the old release in the minute before; it sharpens comparisons
+	Drills map[string]time.Time // when each drill last went as it should
+}
+
 // Make builds the gates of a release that goes from old to new; every rollout is asked first whether its instances live.
-// before is what the edge counted of the old release in the minute before, which sharpens comparisons. A query that is not
+// A query that is not
 // PromQL is a [fail.Usage]; everything else was checked when the spec was loaded.
-func Make(s *spec.Spec, p rollout.Plan, e Evidence, before edge.Counts) ([]rollout.Gate, error) {
+func Make(s *spec.Spec, p rollout.Plan, e Evidence, known Known) ([]rollout.Gate, error) {
 	lost := map[int]int{}
 	instances, err := e.Instances(context.Background(), p.New)
 	if err != nil {
@@ -52,7 +58,7 @@ func Make(s *spec.Spec, p rollout.Plan, e Evidence, before edge.Counts) ([]rollo
 	}
 	out := []rollout.Gate{healthy{e: e, lost: lost}}
 	for _, g := range s.Release.Gates {
-		b := base{spec: g, e: e, evidence: s.Release.Evidence, before: before.Hist, step: -1}
+		b := base{spec: g, e: e, evidence: s.Release.Evidence, before: known.Before.Hist, drills: known.Drills, step: -1}
 		gate, err := b.make(s)
 		if err != nil {
 			return nil, fmt.Errorf("gate %s: %w", g.Name(), err)
@@ -68,6 +74,7 @@ type base struct {
 	e        Evidence
 	evidence spec.Evidence
 	before   []uint64 // the old release's latency, by bucket
+	drills   map[string]time.Time
 	step     int // that the rest of the gate's state is about
 }
 
@@ -78,6 +85,9 @@ func (b base) make(s *spec.Spec) (rollout.Gate, error) {
 		c, err := spec.ParseCheck(g.Check)
 		if err != nil {
 			return nil, err
+		}
+		if c.Metric == "drill" {
+			return &drilled{b, c}, nil
 		}
 		return newThreshold(b, c, s.Run.Limits), nil
 	case len(g.Compare) > 0:

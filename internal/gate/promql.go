@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/prometheus/prometheus/promql/parser"
@@ -11,11 +12,18 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/rollout"
 )
 
-// promQL holds a comparison in PromQL. In PromQL a comparison that does not hold and one about nothing look alike, both are
-// empty: so what is compared is asked for, too.
+// promQL holds a comparison in PromQL, for every series there is. A comparison that does not hold and one about nothing look
+// alike in PromQL, both are empty, and one that holds for a single series of many has an answer: so the opposite is asked, too.
 type promQL struct {
 	base
-	expr, left string
+	expr     string
+	opposite string // "" where expr is no comparison, or one that answers 0 and 1
+	truth    bool   // expr answers 0 and 1
+}
+
+// opposites of the comparisons.
+var opposites = map[parser.ItemType]parser.ItemType{
+	parser.LSS: parser.GTE, parser.LTE: parser.GTR, parser.GTR: parser.LTE, parser.GTE: parser.LSS, parser.EQLC: parser.NEQ, parser.NEQ: parser.EQLC,
 }
 
 func newPromQL(b base) (rollout.Gate, error) {
@@ -23,9 +31,15 @@ func newPromQL(b base) (rollout.Gate, error) {
 	if err != nil {
 		return nil, fail.New(fail.Usage, "", "%q is not PromQL: %w", b.spec.PromQL, err)
 	}
+	for p, ok := e.(*parser.ParenExpr); ok; p, ok = e.(*parser.ParenExpr) {
+		e = p.Expr
+	}
 	q := &promQL{base: b, expr: b.spec.PromQL}
 	if c, ok := e.(*parser.BinaryExpr); ok && c.Op.IsComparisonOperator() {
-		q.left = c.LHS.String()
+		q.truth = c.ReturnBool
+		if c.Op = opposites[c.Op]; !q.truth {
+			q.opposite = c.String()
+		}
 	}
 	return q, nil
 }
@@ -37,22 +51,31 @@ func (q *promQL) Ask(ctx context.Context, m rollout.Moment) rollout.Answer {
 	}
 	fill := strings.NewReplacer("$service", m.Plan.Service, "$environment", m.Plan.Environment,
 		"$canary", fmt.Sprint(m.Plan.New), "$stable", fmt.Sprint(m.Plan.Old))
+	if q.opposite != "" {
+		broken, err := q.e.Query(ctx, fill.Replace(q.opposite))
+		switch {
+		case err != nil:
+			return q.blind(m, err)
+		case len(broken) > 0:
+			return q.breach(fmt.Sprintf("it is %.6g%s", broken[0].Value, others(broken)), broken)
+		}
+	}
 	holds, err := q.e.Query(ctx, fill.Replace(q.expr))
-	if err != nil {
-		return q.blind(m, err)
-	}
-	if len(holds) > 0 {
-		return q.pass(fmt.Sprintf("holds: %.6g", holds[0].Value), holds)
-	}
-	if q.left == "" {
-		return q.unsure(m, "the query has no answer yet", nil)
-	}
-	left, err := q.e.Query(ctx, fill.Replace(q.left))
 	switch {
 	case err != nil:
 		return q.blind(m, err)
-	case len(left) == 0:
+	case len(holds) == 0:
 		return q.unsure(m, "there is nothing to compare yet", nil)
+	case q.truth && slices.ContainsFunc(holds, func(s Sample) bool { return s.Value == 0 }):
+		return q.breach("it does not hold", holds)
 	}
-	return q.breach(fmt.Sprintf("it is %.6g", left[0].Value), left)
+	return q.pass(fmt.Sprintf("holds: %.6g%s", holds[0].Value, others(holds)), holds)
+}
+
+// others says that there are more series than the first.
+func others(all []Sample) string {
+	if len(all) == 1 {
+		return ""
+	}
+	return fmt.Sprintf(", the first of %d", len(all))
 }

@@ -20,7 +20,6 @@ type threshold struct {
 	counts   edge.Counts
 	restarts int
 	cpu      map[int]used // by instance
-	busy     float64      // share of the processors of the busiest instance, lately
 	lines    int
 	counted  time.Time // when lines was
 }
@@ -30,6 +29,8 @@ type used struct {
 	at      time.Time
 	pid     int
 	seconds float64
+	share   float64 // of its processors, in the time before at
+	known   bool    // share is
 }
 
 func newThreshold(b base, c spec.Check, l spec.Limits) *threshold {
@@ -103,11 +104,11 @@ func (t *threshold) traffic(m rollout.Moment) rollout.Answer {
 	if t.check.Op == "<" && bad > 0 {
 		beyond = float64(bad) >= allowed*float64(most)
 	}
-	if above := t.check.Op == ">" || t.check.Op == ">="; above { // more is wanted: what is not beyond it is too little
+	if t.atLeast() { // more is wanted: what is not beyond it is too little
 		if n < enough {
 			return t.unsure(m, text+", "+missing(n, enough), evidence)
 		}
-		beyond = !beyond
+		beyond = !beyond && (t.check.Op == ">" || float64(bad) < allowed*float64(n))
 	}
 	switch {
 	case beyond:
@@ -144,7 +145,7 @@ func (t *threshold) instances(ctx context.Context, m rollout.Moment) rollout.Ans
 		case "files":
 			v = float64(i.Usage.Files)
 		case "cpu":
-			v, ok = t.cpuShare(i.Number, used{now, i.Process.PID, i.Usage.CPU})
+			v, ok = t.cpuShare(i.Number, used{at: now, pid: i.Process.PID, seconds: i.Usage.CPU})
 		}
 		if ok {
 			seen++
@@ -154,7 +155,8 @@ func (t *threshold) instances(ctx context.Context, m rollout.Moment) rollout.Ans
 		}
 	}
 	if t.check.Metric == "restarts" {
-		return t.judge(float64(max(restarts, 0)), fmt.Sprintf("%d restarts", max(restarts, 0)))
+		v, during := t.rate(m, max(restarts, 0))
+		return t.judge(v, plural(max(restarts, 0), "restart")+during)
 	}
 	if seen == 0 {
 		return t.unsure(m, t.check.Metric+" is not known yet", nil)
@@ -174,11 +176,11 @@ func (t *threshold) cpuShare(number int, now used) (float64, bool) {
 	}
 	d := now.at.Sub(old.at)
 	if d < cpuEvery {
-		return t.busy, t.busy > 0
+		return old.share, old.known
 	}
+	now.share, now.known = (now.seconds-old.seconds)/d.Seconds()/t.cores(), true
 	t.cpu[number] = now
-	t.busy = (now.seconds - old.seconds) / d.Seconds() / t.cores()
-	return t.busy, true
+	return now.share, true
 }
 
 func (t *threshold) cores() float64 {
@@ -227,8 +229,7 @@ func (t *threshold) amount(v float64) string {
 // linesEvery is how often logs are read: it costs more than a look at counters.
 const linesEvery = time.Second
 
-// log judges how many lines were logged, in all or by time. A rate is taken over one unit at least, or the first line would
-// break any limit.
+// log judges how many lines were logged, in all or by time.
 func (t *threshold) log(ctx context.Context, m rollout.Moment) rollout.Answer {
 	if time.Since(t.counted) >= linesEvery || m.Elapsed >= m.For {
 		n, err := t.e.Lines(ctx, m.Plan.New, t.began, t.check.Level, t.check.Match)
@@ -237,16 +238,25 @@ func (t *threshold) log(ctx context.Context, m rollout.Moment) rollout.Answer {
 		}
 		t.lines, t.counted = n, time.Now()
 	}
-	v, what := float64(t.lines), fmt.Sprintf("%d lines with %s", t.lines, t.check.Arg)
-	if t.lines == 1 {
-		what = "1 line with " + t.check.Arg
-	}
-	if per := t.check.Per; per > 0 {
-		v *= float64(per) / float64(max(m.Elapsed, per))
-		what += fmt.Sprintf(" in %s", m.Elapsed.Round(time.Second))
+	v, during := t.rate(m, t.lines)
+	what := plural(t.lines, "line") + " with " + t.check.Arg + during
+	if t.atLeast() && !t.check.Holds(v) && m.Elapsed < m.For {
+		return t.unsure(m, what+" by now", nil)
 	}
 	return t.judge(v, what)
 }
+
+// rate is n by the check's unit of time, where it has one, and says over what. It is taken over one unit at least, or the
+// first would break any limit.
+func (t *threshold) rate(m rollout.Moment, n int) (v float64, during string) {
+	if t.check.Per == 0 {
+		return float64(n), ""
+	}
+	return float64(n) * float64(t.check.Per) / float64(max(m.Elapsed, t.check.Per)), fmt.Sprintf(" in %s", m.Elapsed.Round(time.Second))
+}
+
+// atLeast reports whether the check wants much of something, so that little is not too little before the step's time is over.
+func (t *threshold) atLeast() bool { return t.check.Op == ">" || t.check.Op == ">=" }
 
 func (t *threshold) judge(v float64, text string) rollout.Answer {
 	evidence := map[string]any{"value": v}
@@ -263,11 +273,13 @@ func percent(n, of uint64) string {
 	return fmt.Sprintf("%.3g %%", 100*float64(n)/float64(of))
 }
 
-func requests(n uint64) string {
+func requests(n uint64) string { return plural(int(n), "request") }
+
+func plural(n int, what string) string {
 	if n == 1 {
-		return "1 request"
+		return "1 " + what
 	}
-	return fmt.Sprintf("%d requests", n)
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func round(d time.Duration) time.Duration {

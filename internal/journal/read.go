@@ -10,6 +10,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/release"
+	"github.com/fairlead-dev/fairlead/internal/rollout"
 )
 
 const environmentColumns = "service, environment, current, previous, listen, stopped, warm_release, warm_until"
@@ -179,4 +180,16 @@ func (j *Journal) Remove(ctx context.Context, service, env string) error {
 		}
 		return nil
 	})
+}
+
+// LastDrill returns when a drill of this kind last ended as it should: everything went back, and no request failed. The zero
+// time says that none did.
+func (j *Journal) LastDrill(ctx context.Context, service, env, kind string) (time.Time, error) {
+	var at sql.NullInt64
+	err := j.db.QueryRowContext(ctx, `SELECT max(ended) FROM rollout WHERE service = ? AND environment = ? AND kind = ? AND outcome = ?
+		AND json_extract(receipt, '$.failed') = 0`, service, env, kind, string(rollout.RolledBack)).Scan(&at)
+	if err != nil || !at.Valid {
+		return time.Time{}, err
+	}
+	return time.Unix(0, at.Int64), nil
 }

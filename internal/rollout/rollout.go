@@ -91,6 +91,8 @@ type Engine struct {
 	Gates   []Gate
 	Journal Journal
 	Events  event.Sink
+	// Recovered is how long it took from the decision to go back until the old release had all traffic. Run sets it.
+	Recovered time.Duration
 	// Limit bounds going back, and finishing after the point of no return. Zero means two minutes.
 	Limit time.Duration
 }
@@ -166,12 +168,12 @@ func (e *Engine) finish(ctx context.Context, p Plan, r release.Release, i int) e
 
 // undo puts all traffic and capacity back on the old release. It works when ctx is already done.
 func (e *Engine) undo(ctx context.Context, p Plan, at int, cause error) error {
-	visible := p.visible(at)
+	visible, decided := p.visible(at), time.Now()
 	ctx, cancel := e.bounded(ctx)
 	defer cancel()
 	e.say(p, at, "undo", event.Warn, cause.Error())
 	journalErr := e.Journal.Undo(ctx, cause) // a full disk must not keep the old release from its traffic
-	if err := retry(ctx, func() error { return e.back(ctx, p) }); err != nil {
+	if err := retry(ctx, func() error { return e.back(ctx, p, decided) }); err != nil {
 		return e.stuck(ctx, p, errors.Join(cause, fmt.Errorf("going back: %w", err)))
 	}
 	outcome := Failed
@@ -185,7 +187,7 @@ func (e *Engine) undo(ctx context.Context, p Plan, at int, cause error) error {
 }
 
 // back makes the old release serve as before. Where both must not run side by side the new one ends first.
-func (e *Engine) back(ctx context.Context, p Plan) error {
+func (e *Engine) back(ctx context.Context, p Plan, decided time.Time) error {
 	oldUp := Step{Do: Scale, Release: p.Old, Instances: p.OldInstances}
 	oldTraffic := Step{Do: Route, Weights: Weights{p.Old: 100}}
 	newDown := Step{Do: Scale, Release: p.New}
@@ -199,6 +201,9 @@ func (e *Engine) back(ctx context.Context, p Plan) error {
 	for _, s := range steps {
 		if err := e.take(ctx, release.Release{}, s); err != nil {
 			return err
+		}
+		if len(s.Weights) > 0 {
+			e.Recovered = time.Since(decided)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"regexp"
@@ -12,8 +13,8 @@ import (
 // Check is a threshold in words, as `errors <= 1%`, taken apart.
 type Check struct {
 	Text   string
-	Metric string  // errors, latency, cpu, memory, restarts, files or log
-	Arg    string  // log: what a line must have, as level=error or a quoted text
+	Metric string  // errors, latency, cpu, memory, restarts, files, log or drill
+	Arg    string  // drill: what was rehearsed; log: what a line must have, as level=error or a quoted text
 	Level  string  // log: the level, where Arg names one
 	Match  string  // log: the text, where Arg is one
 	Q      float64 // latency: which quantile, 0 to 1
@@ -57,8 +58,8 @@ func ParseCheck(text string) (Check, error) {
 		n, _ := strconv.ParseFloat(q[1], 64)
 		c.Metric, c.Q = "latency", math.Round(n*1e6)/1e8 // 99.9 is 0.999 then, not the next number to it
 	}
-	if c.Arg != "" && c.Metric != "log" {
-		return c, fmt.Errorf("%q: only log takes something in brackets", text)
+	if c.Arg != "" && c.Metric != "log" && c.Metric != "drill" {
+		return c, fmt.Errorf("%q: only log and drill take something in brackets", text)
 	}
 	if err := c.value(m[4]); err != nil {
 		return c, fmt.Errorf("%q: %w", text, err)
@@ -104,6 +105,14 @@ func (c *Check) value(s string) error {
 			return fmt.Errorf("%q is not a duration: write 500ms", s)
 		}
 		c.Value = d.Seconds()
+		return nil
+	case "drill":
+		days, ok := strings.CutSuffix(s, "d")
+		n, isNumber := number(days)
+		if !ok || !isNumber || c.Arg != "rollback" || c.Op != "<=" && c.Op != "<" {
+			return errors.New("write drill(rollback) <= 30d: no longer ago than so many days")
+		}
+		c.Value = n * (24 * time.Hour).Seconds()
 		return nil
 	case "restarts", "files", "log":
 		n, ok := number(s)

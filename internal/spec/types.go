@@ -211,7 +211,9 @@ func (g Gate) Name() string {
 }
 
 // Before reports whether the gate has a question before the new release gets traffic.
-func (g Gate) Before() bool { return g.HTTP != "" || g.Window != "" || g.Approve == "before" }
+func (g Gate) Before() bool {
+	return g.HTTP != "" || g.Window != "" || g.Approve == "before" || strings.HasPrefix(g.Check, "drill")
+}
 
 // Target is where releases run; this machine when empty.
 type Target struct {

@@ -84,6 +84,7 @@ type Receipt struct {
 	Undelivered uint64        `json:"undelivered"` // of the failed: no instance answered whole
 	Aborted     uint64        `json:"aborted"`     // clients that went away first
 	Gap         time.Duration `json:"gap_ns"`      // longest time in which requests waited and none was answered
+	Recovered   time.Duration `json:"recovered_ns,omitempty"` // when it went back: from the decision until the old release had all traffic
 	Before      Latency       `json:"before"`      // the old release in the minute before
 	After       Latency       `json:"after"`       // the new release since it got traffic
 }
@@ -97,6 +98,18 @@ type End struct {
 
 // EventEnd is the type of a rollout's last event.
 const EventEnd = "end"
+
+// Drill asks for a rehearsal: a second run of what serves gets a share of the traffic for a while, and then everything goes
+// back as if it had been bad. Only [DrillRollback] is known.
+type Drill struct {
+	Move
+	What  string        `json:"what"`
+	Share int           `json:"share"` // percent of the traffic, 1 to 99
+	For   time.Duration `json:"for_ns"`
+}
+
+// DrillRollback rehearses going back.
+const DrillRollback = "rollback"
 
 // Order is what a person tells a rollout.
 type Order struct {
@@ -219,6 +232,11 @@ func (c *Client) Rollback(ctx context.Context, m Move) (s Started, err error) {
 // Restart begins a rollout to a new run of the current release.
 func (c *Client) Restart(ctx context.Context, m Move) (s Started, err error) {
 	return s, c.c.Call(ctx, http.MethodPost, "/v1/restart", m, &s)
+}
+
+// Drill begins a rollout that goes back on purpose.
+func (c *Client) Drill(ctx context.Context, d Drill) (s Started, err error) {
+	return s, c.c.Call(ctx, http.MethodPost, "/v1/drill", d, &s)
 }
 
 // Order tells a rollout under way how to go on.
