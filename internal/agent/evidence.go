@@ -101,7 +101,7 @@ func (e *evidence) Query(ctx context.Context, expr string) ([]gate.Sample, error
 }
 
 // queryWait bounds one question of a gate: it is asked again a moment later.
-const queryWait = 5 * time.Second
+const queryWait = 2 * time.Second
 
 // Tail implements [gate.Evidence].
 func (e *evidence) Tail(id release.ID, instance int) []string {

@@ -96,6 +96,8 @@ func (b base) make(s *spec.Spec) (rollout.Gate, error) {
 		return newPromQL(b)
 	case g.HTTP != "":
 		return &smoke{base: b}, nil
+	case g.Webhook != "":
+		return &webhook{base: b}, nil
 	case g.Window != "":
 		w, err := spec.ParseWindow(g.Window)
 		return &window{base: b, window: w}, err

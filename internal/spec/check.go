@@ -326,13 +326,13 @@ func (d *decoder) checkRelease(s *Spec) error {
 // checkGate holds one gate to its form.
 func (d *decoder) checkGate(path string, g Gate) error {
 	kinds := 0
-	for _, set := range []bool{g.Check != "", len(g.Compare) > 0, g.PromQL != "", g.HTTP != "", g.Window != "", g.Approve != ""} {
+	for _, set := range []bool{g.Check != "", len(g.Compare) > 0, g.PromQL != "", g.HTTP != "", g.Webhook != "", g.Window != "", g.Approve != ""} {
 		if set {
 			kinds++
 		}
 	}
 	if kinds != 1 {
-		return d.at(path, "exactly one of check, compare, promql, http, window and approve is wanted, here are %d", kinds)
+		return d.at(path, "exactly one of check, compare, promql, http, webhook, window and approve is wanted, here are %d", kinds)
 	}
 	if g.Else != "" {
 		if err := d.oneOf(path+".else", g.Else, "rollback", "pause", "warn"); err != nil {
@@ -356,6 +356,8 @@ func (d *decoder) checkGate(path string, g Gate) error {
 		if _, err := ParseWindow(g.Window); err != nil {
 			return d.at(path+".window", "%v", err)
 		}
+	case g.Webhook != "" && !strings.HasPrefix(g.Webhook, "https://") && !strings.HasPrefix(g.Webhook, "http://"):
+		return d.at(path+".webhook", "that is not an address").Hinted("write https://...") // it may hold a token, so it is not shown
 	case g.HTTP != "" && !strings.HasPrefix(g.HTTP, "/"):
 		return d.at(path+".http", "%q is not a path: write /smoke", g.HTTP)
 	case g.Approve != "":

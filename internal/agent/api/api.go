@@ -79,14 +79,14 @@ type Receipt struct {
 	Outcome     string        `json:"outcome"`
 	URL         string        `json:"url"`
 	Took        time.Duration `json:"took_ns"`
-	Requests    uint64        `json:"requests"`    // that ended while the rollout ran
-	Failed      uint64        `json:"failed"`      // of them answered 5xx or not at all
-	Undelivered uint64        `json:"undelivered"` // of the failed: no instance answered whole
-	Aborted     uint64        `json:"aborted"`     // clients that went away first
-	Gap         time.Duration `json:"gap_ns"`      // longest time in which requests waited and none was answered
+	Requests    uint64        `json:"requests"`               // that ended while the rollout ran
+	Failed      uint64        `json:"failed"`                 // of them answered 5xx or not at all
+	Undelivered uint64        `json:"undelivered"`            // of the failed: no instance answered whole
+	Aborted     uint64        `json:"aborted"`                // clients that went away first
+	Gap         time.Duration `json:"gap_ns"`                 // longest time in which requests waited and none was answered
 	Recovered   time.Duration `json:"recovered_ns,omitempty"` // when it went back: from the decision until the old release had all traffic
-	Before      Latency       `json:"before"`      // the old release in the minute before
-	After       Latency       `json:"after"`       // the new release since it got traffic
+	Before      Latency       `json:"before"`                 // the old release in the minute before
+	After       Latency       `json:"after"`                  // the new release since it got traffic
 }
 
 // End is the Data of a rollout's last event, of type "end".
