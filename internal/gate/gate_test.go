@@ -32,7 +32,12 @@ type fake struct {
 	err       error // of everything
 }
 
-func (f *fake) Counts(id release.ID) (edge.Counts, error) { return f.counts[id], f.err }
+func (f *fake) Counts(id release.ID) (edge.Counts, error) {
+	if f.err != nil {
+		return edge.Counts{}, f.err
+	}
+	return f.counts[id], nil
+}
 
 func (f *fake) Instances(_ context.Context, id release.ID) ([]supervise.Instance, error) {
 	if id != newer {
