@@ -174,8 +174,8 @@ func encode(p []byte) []byte {
 	return out
 }
 
-// gzipLevel takes less than half the time of the usual 6 for layers 9 % larger.
-const gzipLevel = 2
+// gzipLevel takes a third of the time of the usual 6 for layers 12 % larger.
+const gzipLevel = 1
 
 func member(p []byte) []byte {
 	b := bytes.NewBuffer(make([]byte, 0, len(p)/2))

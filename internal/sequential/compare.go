@@ -124,6 +124,7 @@ type Compare struct {
 	tails   []int     // for each of tailBets the first bucket that is slow
 	slow    int       // the first bucket above old's quantile
 	beyond  int       // the first one above what the margin makes of that
+	lumpy   bool      // so few of old's are above its quantile that there is nothing to compare new's with
 }
 
 // state is what a Compare knows; all else follows from it and the options.

@@ -125,6 +125,35 @@ func TestNotWorseIsFound(t *testing.T) {
 	t.Log(v.Errors.Text + "\n" + v.Latency.Text)
 }
 
+// A service whose requests all take the same has nothing above its p95 to compare with; it is found sound all the same, and
+// soon. A new one of which more than 5 % take far longer is not.
+func TestSteadyServices(t *testing.T) {
+	o := Options{Latency: true}
+	c := mustNew(t, o)
+	w := world{r: rand.New(rand.NewPCG(7, 2)), times: 1, latency: true, steady: true}
+	for c.State() == Unknown && c.Closed.New.Requests < 2000 {
+		c.Add(w.serve(50, 0.1))
+	}
+	if n := c.Closed.New.Requests; c.State() != NotWorse || n > 600 {
+		t.Errorf("%s after %d requests of new: %s", c.State(), n, text(t, c))
+	}
+
+	c = mustNew(t, o)
+	for range 400 {
+		s := w.serve(50, 0.5)
+		for range s.New.Requests / 12 { // 8 %, each with its counterpart taken out
+			s.New.Latency[bucketOf(0.2)]++
+		}
+		c.Add(s)
+		if c.State() == NotWorse {
+			t.Fatalf("8 %% take five times as long, and it is found %s", text(t, c))
+		}
+	}
+	if c.State() != Worse {
+		t.Errorf("8 %% take five times as long, and it is found %s", text(t, c))
+	}
+}
+
 func TestMinRequestsHoldNotWorseBack(t *testing.T) {
 	o := Options{Errors: true, FalsePass: 0.5, MinRequests: 5000}
 	c := mustNew(t, o)

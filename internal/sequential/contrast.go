@@ -38,6 +38,15 @@ func (c *contrast) below(t table, extra float64) {
 	}
 }
 
+// rarer bets that new is hit by less than the given share of its n requests, whatever old does. If it is hit by more, the
+// expectation of exp(-stake hits) is at most (1 - a share)^n with a = 1 - e^-stake, also when each request has a chance of its own.
+func (c *contrast) rarer(hits, n, share float64) {
+	for i, stake := range stakes {
+		a := -math.Expm1(-stake)
+		c.S[i] += -stake*hits - n*math.Log1p(-a*share)
+	}
+}
+
 // above bets that new is hit more often than old, less m: the same with the signs turned, where a = e^stake - 1 is kept so
 // small that a n/o stays under 0.9.
 func (c *contrast) above(t table) {

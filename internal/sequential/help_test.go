@@ -36,6 +36,7 @@ type world struct {
 	oldFail, fails float64 // old's and new's share of failures
 	times          float64 // how much longer new takes
 	latency        bool
+	steady         bool // every request takes 40 ms, give or take 2 %
 }
 
 func (w world) serve(n int, weight float64) Sample {
@@ -53,7 +54,11 @@ func (w world) serve(n int, weight float64) Sample {
 			to.Failures++
 		}
 		if w.latency {
-			to.Latency[bucketOf(0.04*times*math.Exp(w.r.NormFloat64()))]++
+			sigma := 1.0
+			if w.steady {
+				sigma = 0.02
+			}
+			to.Latency[bucketOf(0.04*times*math.Exp(sigma*w.r.NormFloat64()))]++
 		}
 	}
 	return s

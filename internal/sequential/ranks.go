@@ -38,7 +38,11 @@ func (c *Compare) rank() {
 		return
 	}
 	c.slow = c.slowest(1 - c.opt.Quantile)
-	c.beyond = c.stretched(c.slow, 1+max(c.opt.LatencyRatio, 0))
+	at := c.slow
+	if c.lumpy = total(c.Learned[c.slow:]) < all*(1-c.opt.Quantile)/2; c.lumpy {
+		at = max(c.slow-1, 1) // the bucket that the quantile lies in
+	}
+	c.beyond = c.stretched(at, 1+max(c.opt.LatencyRatio, 0))
 	c.tails = nil
 	for _, b := range tailBets {
 		c.tails = append(c.tails, c.slowest(b.tail))
@@ -100,6 +104,10 @@ func (c *Compare) weighLatency() {
 		logs[len(rankBets)+i] += t.logE(b.ratio, 1)
 	}
 	x, y := total(c.Pool.New.Latency[c.beyond:]), total(old[c.slow:])
+	if c.lumpy {
+		c.Slow.rarer(x, n, 1-c.opt.Quantile)
+		return
+	}
 	c.Slow.below(table{newHits: x, hits: x + y, newAll: n, all: all}, 0)
 }
 

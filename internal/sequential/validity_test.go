@@ -66,7 +66,7 @@ func TestFalseAlarms(t *testing.T) {
 					if k.times != nil {
 						times = k.times(i)
 					}
-					s := world{r, p, p * (1 + k.tolerance), 1, k.latency}.serve(k.size, w)
+					s := world{r, p, p * (1 + k.tolerance), 1, k.latency, false}.serve(k.size, w)
 					if times != 1 { // for both
 						shift := int(8 * math.Log2(times))
 						for _, a := range []*Arm{&s.Old, &s.New} {
@@ -91,7 +91,7 @@ func TestWeightsMustBeTold(t *testing.T) {
 		return func(r *rand.Rand) bool {
 			c := mustNew(t, Options{FalseAlarm: 0.1, Errors: true})
 			for range 20 {
-				quiet, busy := world{r, 0.001, 0.001, 1, false}.serve(400, 0.05), world{r, 0.2, 0.2, 1, false}.serve(100, 0.5)
+				quiet, busy := world{r, 0.001, 0.001, 1, false, false}.serve(400, 0.05), world{r, 0.2, 0.2, 1, false, false}.serve(100, 0.5)
 				if told {
 					c.Add(quiet)
 					c.Add(busy)
@@ -126,11 +126,13 @@ func TestFalsePasses(t *testing.T) {
 		old, newer func(i int) float64
 		times      float64
 		latency    bool
+		steady     bool
 	}{
-		"half a point":  {func(int) float64 { return 0.002 }, func(int) float64 { return 0.007 }, 1, false},
-		"a quarter":     {func(int) float64 { return 0.1 }, func(int) float64 { return 0.125 }, 1, false},
-		"drifting":      {func(i int) float64 { return 0.001 * float64(i%20) }, func(i int) float64 { return 0.001*float64(i%20) + 0.005 }, 1, false},
-		"p95 a quarter": {func(int) float64 { return 0 }, func(int) float64 { return 0 }, 1.26, true},
+		"half a point":         {old: func(int) float64 { return 0.002 }, newer: func(int) float64 { return 0.007 }, times: 1},
+		"a quarter":            {old: func(int) float64 { return 0.1 }, newer: func(int) float64 { return 0.125 }, times: 1},
+		"drifting":             {old: func(i int) float64 { return 0.001 * float64(i%20) }, newer: func(i int) float64 { return 0.001*float64(i%20) + 0.005 }, times: 1},
+		"p95 a quarter":        {old: func(int) float64 { return 0 }, newer: func(int) float64 { return 0 }, times: 1.26, latency: true},
+		"p95 a quarter steady": {old: func(int) float64 { return 0 }, newer: func(int) float64 { return 0 }, times: 1.26, latency: true, steady: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -141,7 +143,7 @@ func TestFalsePasses(t *testing.T) {
 			often(t, runs, 0.1, func(r *rand.Rand) bool {
 				c := mustNew(t, Options{FalsePass: 0.1, FalseAlarm: 1e-9, Errors: !k.latency, Latency: k.latency})
 				for i := range 150 {
-					c.Add(world{r, k.old(i), k.newer(i), k.times, k.latency}.serve(60, []float64{0.2, 0.5}[min(i/75, 1)]))
+					c.Add(world{r: r, oldFail: k.old(i), fails: k.newer(i), times: k.times, latency: k.latency, steady: k.steady}.serve(60, []float64{0.2, 0.5}[min(i/75, 1)]))
 					if c.State() == NotWorse {
 						return true
 					}
@@ -161,7 +163,7 @@ func TestBoundsHoldAtAllTimes(t *testing.T) {
 		for i := range 100 {
 			p := 0.01 + 0.0005*float64(i%30)
 			more := 0.02 + 0.001*float64(i%7)
-			s := world{r, p, p + more, 1, false}.serve(100, 0.25)
+			s := world{r, p, p + more, 1, false, false}.serve(100, 0.25)
 			c.Add(s)
 			n += float64(s.New.Requests)
 			sum += more * float64(s.New.Requests)
@@ -176,7 +178,7 @@ func TestBoundsHoldAtAllTimes(t *testing.T) {
 	often(t, 150, 0.1, func(r *rand.Rand) bool {
 		c := mustNew(t, Options{FalsePass: 0.1, Latency: true})
 		for range 25 {
-			c.Add(world{r, 0, 0, 1, true}.serve(80, 0.5))
+			c.Add(world{r, 0, 0, 1, true, false}.serve(80, 0.5))
 			v := c.Verdict().Latency
 			// A bucket is told by its middle, at most 6.25 % from what it holds.
 			if v.Low > truth*1.0625 || v.High < truth/1.0625 {
