@@ -175,10 +175,11 @@ func (a *Agent) intend(ctx context.Context, i intent) (intent, error) {
 	q := rollout.Request{Service: s, Environment: name, New: i.release.ID, Instances: i.spec.Run.Instances,
 		Watch: i.spec.Release.Watch.D(), Warm: i.spec.Release.Warm.D(),
 		Surge: i.spec.Release.Surge.Of(i.spec.Run.Instances, true), Unavailable: i.spec.Release.Unavailable.Of(i.spec.Run.Instances, false)}
-	if i.kind == kindDeploy {
+	switch i.kind {
+	case kindDeploy:
 		q.Bake = i.spec.Release.Bake.D()
 		q.Verify = slices.ContainsFunc(i.spec.Release.Gates, spec.Gate.Before)
-	} else if i.kind == kindRollback || i.kind == kindRestart {
+	case kindRollback, kindRestart:
 		q.Watch = min(q.Watch, movesWatch)
 	}
 	if env.Current != 0 && !env.Stopped && env.Current != i.release.ID {
