@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
+	"github.com/fairlead-dev/fairlead/internal/alert"
 	"github.com/fairlead-dev/fairlead/internal/depot"
 	"github.com/fairlead-dev/fairlead/internal/edge"
 	"github.com/fairlead-dev/fairlead/internal/fail"
@@ -34,6 +35,10 @@ type Agent struct {
 	metrics *metrics.DB     // nil where none are kept
 	ctx     context.Context // the daemon's life
 
+	alertsApply sync.Mutex // held while receivers and rules are replaced
+	alertsMu    sync.Mutex
+	alerts      *alert.Dispatcher // nil where none work
+
 	mu   sync.Mutex
 	runs map[int64]*run // rollouts under way
 }
@@ -57,6 +62,7 @@ func Open(ctx context.Context, d home.Dirs, version string, log *slog.Logger) (*
 func (a *Agent) Run() {
 	var wg sync.WaitGroup
 	a.openMetrics()
+	a.openAlerts()
 	for _, f := range []func(){func() { a.machine.Run(a.ctx) }, a.resume, a.scrape, a.sample, a.housekeep} {
 		wg.Add(1)
 		go func() {
@@ -70,6 +76,7 @@ func (a *Agent) Run() {
 			a.log.Error("close the metrics", "error", err)
 		}
 	}
+	a.closeAlerts() // after what raises them
 }
 
 // Close closes the agent's state.

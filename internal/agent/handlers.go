@@ -65,6 +65,7 @@ func (a *Agent) Handler() http.Handler {
 		return a.history(r.Context(), r.FormValue("service"), r.FormValue("environment"), n)
 	})
 	mux.HandleFunc("GET /v1/logs", a.logs)
+	a.handleAlerts(mux)
 	mux.HandleFunc("/api/v1/", a.prometheus)
 	mux.HandleFunc("/-/", a.prometheus)
 	mux.Handle("GET /metrics", edge.MetricsHandler(a.stats))

@@ -26,7 +26,7 @@ const (
 // openMetrics opens the time series database. Without it the agent does everything but answer PromQL: a full disk must not
 // take the machine's brain away.
 func (a *Agent) openMetrics() {
-	db, err := metrics.Open(metrics.Options{Dir: a.dirs.Metrics(), Version: a.info.Version, Log: a.log})
+	db, err := metrics.Open(metrics.Options{Dir: a.dirs.Metrics(), Version: a.info.Version, Log: a.log, Notify: a.dispatch})
 	if err != nil {
 		a.log.Error("no metrics are kept", "error", err)
 		return

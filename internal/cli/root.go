@@ -100,7 +100,7 @@ func (a *app) root() *cobra.Command {
 		&cobra.Group{ID: "spec", Title: "The spec:"}, &cobra.Group{ID: "machine", Title: "The machine:"})
 	for group, cmds := range map[string][]*cobra.Command{
 		"deploy":  append(a.orderCmds(), a.upCmd(), a.planCmd(), a.rollbackCmd(), a.restartCmd(), a.watchCmd(), a.drillCmd(), a.abortCmd(), a.stopCmd(), a.rmCmd()),
-		"look":    {a.statusCmd(), a.historyCmd(), a.logsCmd(), a.metricsCmd()},
+		"look":    {a.statusCmd(), a.historyCmd(), a.logsCmd(), a.metricsCmd(), a.alertsCmd()},
 		"build":   {a.buildCmd(), a.inspectCmd(), a.verifyCmd(), a.pushCmd(), a.pullCmd(), a.exportCmd(), a.keysCmd()},
 		"spec":    {a.initCmd(), a.checkCmd(), a.configCmd(), a.schemaCmd()},
 		"machine": {a.agentCmd(), a.daemonCmd()},

@@ -106,6 +106,9 @@ func (d Dirs) DaemonLog(role string) string { return filepath.Join(d.State, "log
 // DB is the agent's database.
 func (d Dirs) DB() string { return filepath.Join(d.State, "agent", "state.db") }
 
+// Alerts is who is told of alerts, and by which rules.
+func (d Dirs) Alerts() string { return filepath.Join(d.State, "agent", "alerts.json") }
+
 // Metrics is the folder of the agent's time series.
 func (d Dirs) Metrics() string { return filepath.Join(d.State, "agent", "metrics") }
 
