@@ -12,7 +12,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/supervise"
 )
 
-// smoke asks every new instance for a page before it gets traffic. Once all have answered it is satisfied.
+// smoke asks the new instances for a page before the release gets traffic. Once all have answered it is satisfied.
 type smoke struct {
 	base
 	done bool

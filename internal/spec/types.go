@@ -185,7 +185,7 @@ type Gate struct {
 	Check      string   `json:"check,omitempty" jsonschema:"a threshold, as errors <= 1%, p95 <= 500ms, cpu <= 90%, memory <= 80%, restarts == 0, log(level=error) <= 10/min"`
 	Compare    []string `json:"compare,omitempty" jsonschema:"errors, latency or both, of the new release against the old one beside it, by a sequential test"`
 	PromQL     string   `json:"promql,omitempty" jsonschema:"a comparison that must hold; $service, $environment, $canary and $stable are filled in"`
-	HTTP       string   `json:"http,omitempty" jsonschema:"a path that every new instance must answer with 2xx or 3xx before it gets traffic"`
+	HTTP       string   `json:"http,omitempty" jsonschema:"a path that the new instances must answer with 2xx or 3xx before the release gets any traffic"`
 	Webhook    string   `json:"webhook,omitempty" jsonschema:"an address that is asked whether to go on: 200 says yes, 202 not yet, everything else no, with its first line as the reason"`
 	Window     string   `json:"window,omitempty" jsonschema:"when traffic may begin to move, as Mon-Fri 09:00-16:00 Europe/Berlin"`
 	Approve    string   `json:"approve,omitempty" jsonschema:"a person must say yes: before (any traffic) or steps (at the end of each)"`

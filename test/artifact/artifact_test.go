@@ -152,6 +152,9 @@ func TestToolsOfOthersTakeIt(t *testing.T) {
 			copied := filepath.Join(t.TempDir(), "copy")
 			ok("skopeo", "copy", "--all", "--src-tls-verify=false", "docker://"+repo+":v1.2.3", "oci:"+copied+":x")
 			ok(fl, "verify", "--plain-http", "--key", key, repo+":v1.2.3")
+			if out := ok(fl, "inspect", "--plain-http", repo+":v1.2.3"); !strings.Contains(out, seen.Digest) || !strings.Contains(out, "linux/arm64") || !strings.Contains(out, "65532") {
+				t.Errorf("inspect says of %s:\n%s", repo, out)
+			}
 			if out, err := rig.Command(t, dir, env, fl, "verify", "--key", key, copied); err == nil || !strings.Contains(err.Error(), "no signature") {
 				t.Errorf("a copy without its signature is taken: %v %s", err, out)
 			}
