@@ -38,7 +38,8 @@ func identify(pid int) (ID, error) {
 	if err != nil {
 		return ID{}, err
 	}
-	if f[0] == "Z" || f[0] == "X" {
+	// The first thread may be gone while others still hold files: then the process is not (proc_pid_stat(5), num_threads).
+	if (f[0] == "Z" || f[0] == "X") && (f[17] == "0" || f[17] == "1") {
 		return ID{}, fmt.Errorf("process %d has ended", pid)
 	}
 	start, err := strconv.ParseUint(f[19], 10, 64)
