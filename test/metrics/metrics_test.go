@@ -26,7 +26,7 @@ import (
 
 func promtool(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := rig.Command(t, "", nil, rig.Tool(t, "promtool", "prometheus"), args...)
+	out, err := rig.Command(t, t.TempDir(), nil, rig.Tool(t, "promtool", "prometheus"), args...) // "debug" leaves an archive where it runs
 	if err != nil {
 		t.Fatal(err)
 	}
