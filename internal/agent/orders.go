@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
@@ -10,6 +13,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/rollout"
 	"github.com/fairlead-dev/fairlead/internal/rpc"
+	"github.com/fairlead-dev/fairlead/internal/spec"
 )
 
 // order notes what a person tells a rollout. The engine reads it at its next look, also in an agent that starts later.
@@ -29,6 +33,9 @@ func (a *Agent) order(r *http.Request) (any, error) {
 	if run == nil || ro.Outcome != "" || ro.Undoing {
 		return nil, fail.New(fail.NotFound, "", "rollout %d does not run (any more)", id).Hinted("run `fairlead history %s`", ro.Plan.Service)
 	}
+	if o.Do == api.OrderApprove && !a.asksPeople(r.Context(), ro.Plan) {
+		return nil, fail.New(fail.Usage, "", "no gate of release %d waits for an approval", ro.Plan.New).Hinted("run `fairlead promote %s` to end the step that it is at", ro.Plan.Service)
+	}
 	if err := a.journal.Tell(r.Context(), id, func(to *rollout.Orders) { err = tell(to, o, ro.Step, len(ro.Plan.Steps)) }); err != nil {
 		return nil, err
 	}
@@ -42,6 +49,16 @@ func (a *Agent) order(r *http.Request) (any, error) {
 	}
 	run.tell(e)
 	return struct{}{}, nil
+}
+
+// asksPeople reports whether the release that a plan goes to has a gate that waits for an approval.
+func (a *Agent) asksPeople(ctx context.Context, p rollout.Plan) bool {
+	rel, err := a.journal.Release(ctx, p.Service, p.Environment, p.New)
+	var s spec.Spec
+	if err != nil || json.Unmarshal(rel.Config, &s) != nil {
+		return false
+	}
+	return slices.ContainsFunc(s.Release.Gates, func(g spec.Gate) bool { return g.Approve != "" })
 }
 
 // tell changes orders as o says, at a step.

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -416,4 +418,36 @@ func TestPullCancelled(t *testing.T) {
 		t.Errorf("after %s: %v", time.Since(begin), err)
 	}
 	sound(t, to, false)
+}
+
+// TestBodyIsSentWhole has what stands above the transport send one request twice, as it does when a token has run out, while
+// the body of the first is still being sent.
+func TestBodyIsSentWhole(t *testing.T) {
+	body := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
+	var whole atomic.Int32
+	first := true
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if first {
+			first = false
+			w.WriteHeader(http.StatusUnauthorized) // before it has read anything
+			return
+		}
+		if b, err := io.ReadAll(r.Body); err == nil && bytes.Equal(b, body) {
+			whole.Add(1)
+		}
+	}))
+	defer s.Close()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, s.URL, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := onlyTLS{http.DefaultTransport, true}
+	for range 2 {
+		if res, err := transport.RoundTrip(req); err == nil { // the first may break off: its answer came too soon
+			res.Body.Close()
+		}
+	}
+	if whole.Load() != 1 {
+		t.Error("the body that was sent again is not what it was")
+	}
 }

@@ -155,6 +155,15 @@ func (t onlyTLS) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" && (!t.plain || !loopback(r.URL.Hostname())) {
 		return nil, errPlain
 	}
+	if r.GetBody != nil {
+		// What is above us sends a request again when its token has run out, and the body may still be read for the first time.
+		body, err := r.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		r = r.Clone(r.Context())
+		r.Body = body
+	}
 	return t.inner.RoundTrip(r)
 }
 
