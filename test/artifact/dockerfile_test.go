@@ -80,7 +80,7 @@ func TestDockerfile(t *testing.T) {
 		return strings.TrimSpace(string(out))
 	}
 	version := strings.TrimPrefix(goEnv(t, "GOVERSION"), "go")
-	in(func(w io.Writer) error { return goImage(t, w) }, "import", "--change", "ENV PATH=/usr/local/go/bin:/bin:/usr/bin", "--change", "ENV GOTOOLCHAIN=local", "-", "docker.io/library/golang:"+version)
+	in(func(w io.Writer) error { return goImage(t, w) }, "import", "--change", "ENV PATH=/usr/local/go/bin:/bin:/usr/bin", "--change", "ENV GOTOOLCHAIN=local", "-", "localhost/golang:"+version)
 	in(nil, "build", "--layers=false", "--isolation=chroot", "--network=host", "--pull=never", "-f", "services/svc/Dockerfile", "-t", "localhost/svc", ".")
 
 	c := in(nil, "create", "localhost/svc")
