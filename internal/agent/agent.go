@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"net/http"
 	"os"
 	"sync"
 	"time"
@@ -33,6 +34,7 @@ type Agent struct {
 	stats   *edge.Stats
 	samples sampler
 	metrics *metrics.DB     // nil where none are kept
+	promAPI http.Handler    // of metrics
 	ctx     context.Context // the daemon's life
 
 	alertsApply sync.Mutex // held while receivers and rules are replaced

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"time"
 
@@ -31,7 +32,7 @@ func (a *Agent) openMetrics() {
 		a.log.Error("no metrics are kept", "error", err)
 		return
 	}
-	a.metrics = db
+	a.metrics, a.promAPI = db, db.API()
 	db.Source("edge", measureEvery, metrics.Gather(edge.Gatherer(a.stats)))
 	db.Source("instances", measureEvery, metrics.Instances(a.measured))
 	db.Source("disk", measureEvery, metrics.Disks(a.dirs.State))
@@ -39,24 +40,18 @@ func (a *Agent) openMetrics() {
 
 // measured are the instances that are wanted.
 func (a *Agent) measured(ctx context.Context) ([]metrics.Instance, error) {
-	all, err := a.wanted(ctx)
+	snap, err := a.machine.Supervised(ctx)
 	var out []metrics.Instance
-	for _, i := range all {
+	for _, i := range wanted(snap.Instances) {
 		out = append(out, metrics.Instance{Service: i.Service, Environment: i.Environment, Release: i.Release, Instance: i.Number, PID: i.Process.PID,
 			Ready: i.State == supervise.Ready, Restarts: i.Restarts})
 	}
 	return out, err
 }
 
-func (a *Agent) wanted(ctx context.Context) ([]supervise.Instance, error) {
-	snap, err := a.machine.Supervised(ctx)
-	var out []supervise.Instance
-	for _, i := range snap.Instances {
-		if i.State != supervise.Stopping && i.State != supervise.Stopped {
-			out = append(out, i)
-		}
-	}
-	return out, err
+// wanted leaves out those that end.
+func wanted(all []supervise.Instance) []supervise.Instance {
+	return slices.DeleteFunc(all, func(i supervise.Instance) bool { return i.State == supervise.Stopping || i.State == supervise.Stopped })
 }
 
 // scrape keeps the targets in step with the instances whose spec names a path for metrics.
@@ -67,12 +62,8 @@ func (a *Agent) scrape() {
 	paths := map[[3]string]string{} // by service, environment and release, which never changes
 	var last []metrics.Target
 	a.every(targetsEvery, func() {
-		all, err := a.wanted(a.ctx)
-		if err != nil {
-			return // the supervisor is being replaced; the next look finds it
-		}
 		var targets []metrics.Target
-		for _, i := range all {
+		for _, i := range wanted(a.machine.All()) {
 			if path := a.metricsPath(paths, i); path != "" && i.State != supervise.Starting {
 				targets = append(targets, metrics.Target{URL: "http://" + i.Addr() + path, Labels: map[string]string{"service": i.Service,
 					"environment": i.Environment, "release": strconv.Itoa(i.Release), "instance": strconv.Itoa(i.Number)}})
@@ -108,5 +99,5 @@ func (a *Agent) prometheus(w http.ResponseWriter, r *http.Request) {
 		rpc.WriteError(w, fail.New(fail.Unavailable, "", "this machine keeps no metrics; the agent's log says why"))
 		return
 	}
-	a.metrics.API().ServeHTTP(w, r)
+	a.promAPI.ServeHTTP(w, r)
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/fairlead-dev/fairlead/internal/agent"
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
 	"github.com/fairlead-dev/fairlead/internal/alert"
 	"github.com/fairlead-dev/fairlead/internal/fail"
@@ -40,15 +38,6 @@ func (a *app) alertsCmd() *cobra.Command {
 	}
 	c.AddCommand(a.alertsConfigCmd(), a.silenceCmd(), a.unsilenceCmd(), a.sentCmd(), a.alertsTestCmd())
 	return c
-}
-
-// client reaches this machine's agent.
-func (a *app) client() (*api.Client, error) {
-	d, err := a.dirs()
-	if err != nil {
-		return nil, err
-	}
-	return api.Dial(d), nil
 }
 
 func writeAlerts(w io.Writer, s api.Alerts) {
@@ -108,15 +97,7 @@ func (a *app) alertsConfigCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			d, err := a.dirs()
-			if err != nil {
-				return err
-			}
-			exe, err := os.Executable()
-			if err != nil {
-				return err
-			}
-			c, err := agent.Up(cmd.Context(), d, exe)
+			c, err := a.running(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -27,11 +27,10 @@ func (a *app) metricsCmd() *cobra.Command {
 		Example: "  fairlead metrics | grep fairlead_edge_requests_total\n  fairlead metrics --listen 127.0.0.1:9090",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := a.dirs()
+			c, err := a.client()
 			if err != nil {
 				return err
 			}
-			c := api.Dial(d)
 			if listen != "" {
 				return a.servePrometheus(cmd.Context(), c, listen)
 			}

@@ -7,8 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/fairlead-dev/fairlead/internal/agent"
-	"github.com/fairlead-dev/fairlead/internal/agent/api"
 	"github.com/fairlead-dev/fairlead/internal/depot"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 )
@@ -24,11 +22,10 @@ func (a *app) agentPolicyCmd() *cobra.Command {
 		Example: "  fairlead agent policy\n  fairlead agent policy policy.yaml",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := a.dirs()
+			c, err := a.client()
 			if err != nil {
 				return err
 			}
-			c := api.Dial(d)
 			if len(args) > 0 {
 				b, err := os.ReadFile(args[0])
 				if err != nil {
@@ -38,11 +35,7 @@ func (a *app) agentPolicyCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				exe, err := os.Executable()
-				if err != nil {
-					return err
-				}
-				if c, err = agent.Up(cmd.Context(), d, exe); err != nil {
+				if c, err = a.running(cmd.Context()); err != nil {
 					return err
 				}
 				if err := c.SetPolicy(cmd.Context(), p); err != nil {

@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/fairlead-dev/fairlead/internal/agent"
+	"github.com/fairlead-dev/fairlead/internal/agent/api"
 	"github.com/fairlead-dev/fairlead/internal/deploy"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
@@ -147,6 +149,28 @@ func (a *app) deploy(dir string) (deploy.Deploy, error) {
 	}
 	return deploy.Deploy{Dir: dir, Env: a.env, Dirs: d, Exe: exe, Version: a.Version.resolve().Version, By: who(), Getenv: a.Getenv, Events: a.ui.event,
 		Passphrase: a.passphrase, Registry: a.registry(), Delta: a.delta, Strategy: a.strategy}, nil
+}
+
+// client reaches this machine's agent.
+func (a *app) client() (*api.Client, error) {
+	d, err := a.dirs()
+	if err != nil {
+		return nil, err
+	}
+	return api.Dial(d), nil
+}
+
+// running is client for commands that start the agent where none runs.
+func (a *app) running(ctx context.Context) (*api.Client, error) {
+	d, err := a.dirs()
+	if err != nil {
+		return nil, err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return agent.Up(ctx, d, exe)
 }
 
 // who names the person for leases and the history.

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"reflect"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -144,6 +145,13 @@ func (m *Machine) Instances(service, env string) []supervise.Instance {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.of(service, env, 0)
+}
+
+// All returns what the supervisor last said of every instance. Unlike [Machine.Supervised] it asks nobody.
+func (m *Machine) All() []supervise.Instance {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.snap.Instances)
 }
 
 // of filters the snapshot; release 0 means all. m.mu is held.
