@@ -127,7 +127,7 @@ func TestBuild(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Program{Digest: r.Digest, Size: fi.Size(), Name: "shop", Path: r.Path, BuildID: r.BuildID, GoVersion: runtime.Version(), Main: "example.com/shop"}
-	if r != want || !strings.HasPrefix(r.Digest, "sha256:") || len(r.Digest) != 71 || r.BuildID == "" {
+	if r != want || !strings.HasPrefix(r.Digest, "blake2b:") || len(r.Digest) != 8+128 || r.BuildID == "" {
 		t.Errorf("got  %+v\nwant %+v", r, want)
 	}
 	if o.Source != (Source{Version: "v0.0.0-unknown"}) || o.GoVersion != runtime.Version() || o.Builds[0].Platform != platform.Host() {

@@ -62,7 +62,7 @@ func makeBig(args []string) int {
 		}
 		ctx := context.Background()
 		b, err := Make(ctx, l, Input{Name: "svc", Zones: zones, Zip: args[3], Images: []Image{{Platform: amd64,
-			Programs: []Program{{Name: "svc", Path: args[0], Digest: "sha256:big", Size: fi.Size()}}}}})
+			Programs: []Program{{Name: "svc", Path: args[0], Digest: "blake2b:big", Size: fi.Size()}}}}})
 		if err != nil {
 			return err
 		}

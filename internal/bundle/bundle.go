@@ -219,6 +219,10 @@ func (l Layout) image(ctx context.Context, in Input, img Image) (Made, []sbomDoc
 	if err != nil {
 		return made, nil, err
 	}
+	docs, err := l.describe(in, img) // before the layer: that may still be on its way
+	if err != nil {
+		return made, nil, err
+	}
 	top, err := l.Programs(ctx, in.Zip, img.Programs)
 	if err != nil {
 		return made, nil, err
@@ -242,8 +246,10 @@ func (l Layout) image(ctx context.Context, in Input, img Image) (Made, []sbomDoc
 		return made, nil, err
 	}
 	made.Manifest.Platform = &v1.Platform{OS: img.Platform.OS, Architecture: img.Platform.Arch, Variant: img.Platform.Variant()}
-	docs, err := l.describe(in, img, made.Manifest)
-	return made, docs, err
+	for i := range docs {
+		docs[i].about = made.Manifest
+	}
+	return made, docs, nil
 }
 
 // Programs writes the layer with the programs of an image, or finds it. [Make] does so, too: to have it done before, while
@@ -335,8 +341,8 @@ func (in Input) configure(c *v1.ConfigFile, img Image, layer v1.Hash) {
 	maps.Copy(c.Config.Labels, in.Labels)
 }
 
-// describe writes the SBOMs of an image.
-func (l Layout) describe(in Input, img Image, about v1.Descriptor) ([]sbomDocument, error) {
+// describe writes the SBOMs of an image, without saying yet which that is.
+func (l Layout) describe(in Input, img Image) ([]sbomDocument, error) {
 	s := sbom.Subject{Name: in.Name, Version: in.Source.Version, Time: in.Source.Time, Tool: in.Tool}
 	for _, p := range img.Programs {
 		info, err := readInfo(p.Path)
@@ -358,7 +364,7 @@ func (l Layout) describe(in Input, img Image, about v1.Descriptor) ([]sbomDocume
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, sbomDocument{about, d, img.Platform.String()})
+		out = append(out, sbomDocument{blob: d, name: img.Platform.String()})
 	}
 	return out, nil
 }

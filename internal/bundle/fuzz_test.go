@@ -255,11 +255,11 @@ func FuzzUnpack(f *testing.F) {
 func FuzzLayer(f *testing.F) {
 	kinds := []types.MediaType{types.OCILayer, types.OCILayerZStd, types.OCIUncompressedLayer, types.DockerLayer, "text/plain"}
 	plain := bytes.Repeat([]byte("fairlead"), 1000)
-	for i, b := range [][]byte{member(plain), encode(plain), plain, nil} {
+	for i, b := range [][]byte{member(nil, plain), encode(nil, plain), plain, nil} {
 		f.Add(b, uint8(i))
 	}
 	f.Add([]byte(nil), uint8(1))
-	f.Add(bytes.Repeat(member(make([]byte, 1<<16)), 3), uint8(0))
+	f.Add(bytes.Repeat(member(nil, make([]byte, 1<<16)), 3), uint8(0))
 	f.Add([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 0, 0}, uint8(1)) // it announces 2^63 bytes
 	f.Fuzz(func(t *testing.T, b []byte, kind uint8) {
 		m := inMemory{docs: map[v1.Hash][]byte{}}

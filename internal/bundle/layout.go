@@ -146,7 +146,15 @@ func (l Layout) Put(mediaType types.MediaType, b []byte) (v1.Descriptor, error) 
 	if l.Has(d) {
 		return d, nil
 	}
-	return d, noSpace(home.WriteFile(l.path(d.Digest), b, 0o644))
+	w, err := l.NewBlob()
+	if err != nil {
+		return d, err
+	}
+	defer w.Abort()
+	if _, err := w.Write(b); err != nil {
+		return d, err
+	}
+	return w.Commit(mediaType)
 }
 
 // PutJSON is [Layout.Put] of v as JSON.

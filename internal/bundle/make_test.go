@@ -337,7 +337,7 @@ func TestCancelled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, append(raw, make([]byte, 3*frameSize)...), 0o600); err != nil {
+	if err := os.WriteFile(path, append(raw, make([]byte, 3*frameSizes[Zstd])...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	in := input(t)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/fairlead-dev/fairlead/internal/home"
 )
 
@@ -28,17 +30,24 @@ func (l Layout) Remember(key string, v any) error {
 	return noSpace(home.WriteJSON(path, v, 0o644))
 }
 
-// memoLayer returns the layer made before for key, if its blob is still there, or makes it.
+// layers are those that are being made in this process.
+var layers singleflight.Group
+
+// memoLayer returns the layer made before for key, if its blob is still there, or makes it; who asks for one that is being
+// made gets that one.
 func (l Layout) memoLayer(key string, write func() (Layer, error)) (Layer, error) {
-	var layer Layer
-	if l.Recall(key, &layer) && l.Has(layer.Descriptor) {
-		return layer, nil
-	}
-	layer, err := write()
-	if err != nil {
-		return layer, err
-	}
-	return layer, l.Remember(key, layer)
+	made, err, _ := layers.Do(l.Dir+"\x00"+key, func() (any, error) {
+		var layer Layer
+		if l.Recall(key, &layer) && l.Has(layer.Descriptor) {
+			return layer, nil
+		}
+		layer, err := write()
+		if err != nil {
+			return layer, err
+		}
+		return layer, l.Remember(key, layer)
+	})
+	return made.(Layer), err
 }
 
 func keyOf(v any) string {

@@ -68,7 +68,7 @@ func (l Layout) vouch(b *Bundle, in Input, docs []sbomDocument) error {
 	for i, m := range b.Images {
 		subjects = append(subjects, sign.Subject{Name: in.Name + " " + m.Platform, Digest: digestSet(m.Manifest.Digest)})
 		for _, p := range in.Images[i].Programs {
-			subjects = append(subjects, sign.Subject{Name: m.Platform + "/" + p.Name, Digest: map[string]string{"sha256": strings.TrimPrefix(p.Digest, "sha256:")}})
+			subjects = append(subjects, sign.Subject{Name: m.Platform + "/" + p.Name, Digest: map[string]string{"blake2b": strings.TrimPrefix(p.Digest, "blake2b:")}})
 		}
 	}
 	prov, err := in.provenance(docs)

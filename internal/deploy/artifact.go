@@ -30,9 +30,22 @@ type Made struct {
 	output *build.Output
 }
 
-// build makes the programs. When the first package is compiled, the signing key begins to be opened, and what is linked is
-// packed while it is looked at, and while other platforms are built: all of that takes a while.
-func (d Deploy) build(ctx context.Context, s *spec.Spec, k *key) (*build.Output, error) {
+// ahead is what takes a while and begins while the go command works, as soon as that compiles something.
+type ahead struct {
+	key   *key
+	zones func() (string, error)
+	begun sync.Once
+}
+
+func (a *ahead) begin() {
+	a.begun.Do(func() {
+		a.key.prepare()
+		go a.zones()
+	})
+}
+
+// build makes the programs. What is linked is packed while it is looked at, and while other platforms are built.
+func (d Deploy) build(ctx context.Context, s *spec.Spec, a *ahead) (*build.Output, error) {
 	platforms, err := platformsOf(s)
 	if err != nil {
 		return nil, err
@@ -42,10 +55,9 @@ func (d Deploy) build(ctx context.Context, s *spec.Spec, k *key) (*build.Output,
 		return nil, err
 	}
 	var packing sync.WaitGroup
-	defer packing.Wait()
-	return build.Run(ctx, build.Params{Dir: s.Dir, Build: s.Build, Name: s.Service, Platforms: platforms}, func(e event.Event) {
+	return build.Run(ctx, build.Params{Dir: s.Dir, Build: s.Build, Name: s.Service, Platforms: platforms, Reading: &packing}, func(e event.Event) {
 		if e.Type == "compile" {
-			k.prepare()
+			a.begin()
 		}
 		if linked, ok := e.Data.([]build.Program); ok && e.Type == build.EventLinked {
 			if !slices.ContainsFunc(linked, func(p build.Program) bool { return p.BuildID == "" }) { // by which they are found again
@@ -70,13 +82,13 @@ func platformsOf(s *spec.Spec) ([]platform.Platform, error) {
 }
 
 // bundle puts the programs into images, with SBOMs, provenance and, where the spec names a key, a signature.
-func (d Deploy) bundle(ctx context.Context, s *spec.Spec, b *build.Output, k *key) (*Made, error) {
+func (d Deploy) bundle(ctx context.Context, s *spec.Spec, b *build.Output, a *ahead) (*Made, error) {
 	l, err := Store(s.Dir)
 	if err != nil {
 		return nil, err
 	}
-	in := d.input(ctx, s, b)
-	in.Signer = k.signer()
+	in := d.input(s, b)
+	in.Zones, in.Signer = a.zones, a.key.signer()
 	if in.Base, err = d.base(ctx, s, l, b); err != nil {
 		return nil, err
 	}
@@ -105,23 +117,27 @@ func Store(dir string) (bundle.Layout, error) {
 }
 
 // input says what the bundle is made of.
-func (d Deploy) input(ctx context.Context, s *spec.Spec, b *build.Output) bundle.Input {
+func (d Deploy) input(s *spec.Spec, b *build.Output) bundle.Input {
 	in := bundle.Input{
 		Name: s.Service, GoVersion: b.GoVersion, Labels: s.Build.Image.Labels, Zip: s.Build.Image.Compression, Tool: d.Version,
 		Source: bundle.Source{Version: b.Source.Version, Commit: b.Source.Commit, Branch: b.Source.Branch, Remote: b.Source.Remote,
 			Modified: b.Source.Modified, Time: b.Source.Time},
-		Zones: sync.OnceValues(func() (string, error) {
-			cmd := exec.CommandContext(ctx, "go", "env", "GOROOT")
-			cmd.Dir = s.Dir
-			root, err := cmd.Output()
-			return bundle.Zones(strings.TrimSpace(string(root))), err
-		}),
 		Build: bundle.Build{Parameters: parameters(s.Build)},
 	}
 	for _, x := range b.Builds {
 		in.Images = append(in.Images, bundle.Image{Platform: x.Platform, Args: x.Args, Env: x.Env, Programs: programs(x.Programs)})
 	}
 	return in
+}
+
+// zones finds the time zones of the Go that builds in dir, once.
+func zones(ctx context.Context, dir string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		cmd := exec.CommandContext(ctx, "go", "env", "GOROOT")
+		cmd.Dir = dir
+		root, err := cmd.Output()
+		return bundle.Zones(strings.TrimSpace(string(root))), err
+	})
 }
 
 func programs(built []build.Program) []bundle.Program {
@@ -159,7 +175,6 @@ func (m *Made) artifact(p platform.Platform) release.Artifact {
 type key struct {
 	id      string
 	open    func() (*sign.Private, error)
-	started sync.Once
 	unasked bool // the passphrase is known without asking a person
 }
 
@@ -212,7 +227,7 @@ func (d Deploy) known() ([]byte, bool) {
 // prepare begins to open the key in the background, if nobody has to be asked.
 func (k *key) prepare() {
 	if k != nil && k.unasked {
-		k.started.Do(func() { go k.open() })
+		go k.open()
 	}
 }
 

@@ -173,7 +173,8 @@ func (d Deploy) bare(ctx context.Context, s *spec.Spec, p build.Params, layout s
 	}
 	moved := *s
 	moved.Dir = p.Dir
-	in := d.input(ctx, &moved, out)
+	in := d.input(&moved, out)
+	in.Zones = zones(ctx, p.Dir)
 	if in.Base, err = d.base(ctx, s, l, out); err == nil {
 		var b *bundle.Bundle
 		if b, err = bundle.Make(ctx, l, in); err == nil {

@@ -10,6 +10,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/agent"
@@ -199,12 +200,14 @@ func (d Deploy) make(ctx context.Context, s *spec.Spec) (*Made, error) {
 	if err != nil {
 		return nil, err
 	}
-	built, err := d.build(ctx, s, key)
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // buffers come and go here, and little of it stays
+	a := &ahead{key: key, zones: zones(ctx, s.Dir)}
+	built, err := d.build(ctx, s, a)
 	if err != nil {
 		return nil, err
 	}
 	defer built.Close()
-	return d.bundle(ctx, s, built, key)
+	return d.bundle(ctx, s, built, a)
 }
 
 // draft is what the agent is asked for: the resolved configuration, the artifact and the values of the secrets.

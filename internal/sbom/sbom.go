@@ -30,7 +30,7 @@ const (
 // Program is a file and its build information.
 type Program struct {
 	Name   string
-	Digest string // sha256:...
+	Digest string // blake2b:... (of 512 bits)
 	Info   *debug.BuildInfo
 }
 
@@ -98,6 +98,8 @@ func Modules(programs ...Program) []Module {
 	return out
 }
 
+func (p Program) hash() string { return strings.TrimPrefix(p.Digest, "blake2b:") }
+
 // id is a UUID that follows from what the document is about.
 func (s Subject) id(kind string) string {
 	h := sha1.New() //nolint:gosec // see the import
@@ -132,7 +134,7 @@ func CycloneDX(s Subject) ([]byte, error) {
 	for _, p := range s.Programs {
 		ref := "file:" + p.Name
 		files = append(files, cdx.Component{BOMRef: ref, Type: cdx.ComponentTypeFile, Name: p.Name,
-			Hashes: &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA256, Value: strings.TrimPrefix(p.Digest, "sha256:")}}})
+			Hashes: &[]cdx.Hash{{Algorithm: cdx.HashAlgoBlake2b_512, Value: p.hash()}}})
 	}
 	comps := files
 	for _, m := range Modules(s.Programs...) {
@@ -232,7 +234,7 @@ func SPDX(s Subject) ([]byte, error) {
 		// A package, not a file: files need a SHA-1 (section 8.4), and a package with files the hash of them all (section 7.9).
 		id := spdxID("File", p.Name)
 		d.Packages = append(d.Packages, spdxPackage{ID: id, Name: p.Name, File: "./" + p.Name, Location: noAssertion, Purpose: "FILE", Concluded: noAssertion,
-			Declared: noAssertion, Copyright: noAssertion, Checksums: []spdxChecksum{{"SHA256", strings.TrimPrefix(p.Digest, "sha256:")}}})
+			Declared: noAssertion, Copyright: noAssertion, Checksums: []spdxChecksum{{"BLAKE2b-512", p.hash()}}})
 		d.Relationships = append(d.Relationships, spdxRelationship{root, "GENERATES", id})
 	}
 	for _, m := range Modules(s.Programs...) {

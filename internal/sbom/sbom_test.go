@@ -50,7 +50,7 @@ func built(t testing.TB) Subject {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Programs = append(s.Programs, Program{Name: name, Digest: "sha256:" + strings.Repeat(fmt.Sprint(i), 64), Info: info})
+		s.Programs = append(s.Programs, Program{Name: name, Digest: "blake2b:" + strings.Repeat(fmt.Sprint(i), 128), Info: info})
 	}
 	// What a go command at hand cannot be made to link without a network: modules with hashes, and one that is replaced.
 	s.Programs[0].Info.Deps = append(s.Programs[0].Info.Deps,
@@ -140,7 +140,7 @@ func TestCycloneDX(t *testing.T) {
 		}
 		for _, h := range c.Hashes {
 			hashed++
-			if h.Alg != "SHA-256" || len(h.Content) != 64 {
+			if h.Alg != "BLAKE2b-512" || len(h.Content) != 128 {
 				t.Errorf("%+v", c)
 			}
 		}
@@ -264,7 +264,7 @@ func TestReadBack(t *testing.T) {
 		}
 		other := s
 		other.Programs = slices.Clone(s.Programs)
-		other.Programs[0].Digest = "sha256:" + strings.Repeat("f", 64)
+		other.Programs[0].Digest = "blake2b:" + strings.Repeat("f", 128)
 		if c, err := write(other); err != nil || bytes.Equal(c, b) {
 			t.Errorf("%s: another program gives the same document (%v)", name, err)
 		}
@@ -302,7 +302,7 @@ func TestReadOthers(t *testing.T) {
 
 // FuzzRead bounds what a document may make of memory, and holds that what is read can be written.
 func FuzzRead(f *testing.F) {
-	s := Subject{Name: "svc", Programs: []Program{{Name: "svc", Digest: "sha256:00", Info: &debug.BuildInfo{GoVersion: "go1.26.8",
+	s := Subject{Name: "svc", Programs: []Program{{Name: "svc", Digest: "blake2b:00", Info: &debug.BuildInfo{GoVersion: "go1.26.8",
 		Deps: []*debug.Module{{Path: "example.com/x", Version: "v1.0.0", Sum: "h1:AAAA="}}}}}}
 	for _, write := range []func(Subject) ([]byte, error){CycloneDX, SPDX} {
 		b, err := write(s)

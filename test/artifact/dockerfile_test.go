@@ -2,10 +2,9 @@ package artifact_test
 
 import (
 	"archive/tar"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -14,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/crypto/blake2b"
 
 	"github.com/fairlead-dev/fairlead/test/rig"
 )
@@ -166,7 +167,7 @@ func ourPrograms(t *testing.T, layout string) map[string]string {
 			continue
 		}
 		for _, x := range s.Subject {
-			out["app/"+path.Base(x.Name)] = x.Digest["sha256"]
+			out["app/"+path.Base(x.Name)] = x.Digest["blake2b"]
 		}
 	}
 	return out
@@ -184,11 +185,11 @@ func programs(t *testing.T, r io.Reader) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sum := sha256.New()
-		if _, err := io.Copy(sum, in); err != nil {
+		body, err := io.ReadAll(in)
+		if err != nil {
 			t.Fatal(err)
 		}
-		out[h.Name] = hex.EncodeToString(sum.Sum(nil))
+		out[h.Name] = fmt.Sprintf("%x", blake2b.Sum512(body))
 	}
 }
 
