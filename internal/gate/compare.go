@@ -35,7 +35,7 @@ func newCompare(b base) *compare {
 	c := &compare{base: b}
 	c.test, c.err = sequential.New(sequential.Options{
 		FalseAlarm: g.FalseAlarm.Float() / 100, Errors: slices.Contains(g.Compare, "errors"), Latency: slices.Contains(g.Compare, "latency"),
-		ErrorRatio: g.Margin.Float() / 100, LatencyRatio: g.Margin.Float() / 100, Bounds: edge.BucketEnds(), Baseline: b.before, MinRequests: uint64(b.evidence.Requests),
+		ErrorRatio: g.Margin.Float() / 100, LatencyRatio: g.Margin.Float() / 100, Bounds: edge.BucketEnds(), Before: arm(b.before), MinRequests: uint64(b.evidence.Requests),
 	})
 	return c
 }

@@ -58,7 +58,7 @@ func Make(s *spec.Spec, p rollout.Plan, e Evidence, known Known) ([]rollout.Gate
 	}
 	out := []rollout.Gate{healthy{e: e, lost: lost}}
 	for _, g := range s.Release.Gates {
-		b := base{spec: g, e: e, evidence: s.Release.Evidence, before: known.Before.Hist, drills: known.Drills, step: -1}
+		b := base{spec: g, e: e, evidence: s.Release.Evidence, before: known.Before, drills: known.Drills, step: -1}
 		gate, err := b.make(s)
 		if err != nil {
 			return nil, fmt.Errorf("gate %s: %w", g.Name(), err)
@@ -73,7 +73,7 @@ type base struct {
 	spec     spec.Gate
 	e        Evidence
 	evidence spec.Evidence
-	before   []uint64 // the old release's latency, by bucket
+	before   edge.Counts // the old release's latency, by bucket
 	drills   map[string]time.Time
 	step     int // that the rest of the gate's state is about
 }

@@ -12,11 +12,34 @@ type bet struct {
 	prior float64
 }
 
-// errorBets are spaced so that every ratio from 1.2 up has one near it. The great ones have enough that three failures out of a
-// handful of requests suffice where old does not fail: 400 stands for "only new fails".
-var errorBets = []bet{
-	{ratio: 1.35, prior: 0.08}, {ratio: 1.8, prior: 0.20}, {ratio: 2.6, prior: 0.20}, {ratio: 4.2, prior: 0.17},
-	{ratio: 8, prior: 0.12}, {ratio: 20, prior: 0.08}, {ratio: 400, prior: 0.15},
+// errorRatios are spaced so that every ratio from 1.2 up has one near it; 400 stands for "only new fails".
+var errorRatios = []float64{1.35, 1.8, 2.6, 4.2, 8, 20, 400}
+
+// The fortune is set on errorRatios by what is known of old when the first request fails, see [errorPrior].
+var (
+	anyPrior   = logs(0.08, 0.20, 0.20, 0.17, 0.12, 0.08, 0.15)
+	quietPrior = logs(0.01, 0.01, 0.02, 0.02, 0.03, 0.04, 0.87) // two failures of new and none of old suffice at 5 %
+	noisyPrior = logs(0.07, 0.50, 0.22, 0.12, 0.06, 0.02, 0.01)
+)
+
+// How much must be known of old: so many requests without a failure; so many failures, and that one in so many fails.
+const (
+	quietFrom  = 600
+	noisyFrom  = 3
+	noisyShare = 1.0 / 300
+)
+
+// errorPrior says how likely each ratio is thought to be when old failed so many of its requests. Where it never fails,
+// whatever fails is new's doing; where it fails often there is no room for great ratios. If that was wrong, it
+// only takes longer.
+func errorPrior(requests, failures float64) []float64 {
+	switch {
+	case failures == 0 && requests >= quietFrom:
+		return quietPrior
+	case failures >= noisyFrom && failures >= noisyShare*requests:
+		return noisyPrior
+	}
+	return anyPrior
 }
 
 // rankBets suppose that all of new's requests are slower: that the odds of being slower than any time grow by a ratio
@@ -33,17 +56,19 @@ var tailBets = []bet{
 	{ratio: 2.5, tail: 0.01, prior: 0.06}, {ratio: 10, tail: 0.01, prior: 0.06},
 }
 
-var (
-	errorPrior   = logPriors(errorBets)
-	latencyPrior = logPriors(slices.Concat(rankBets, tailBets))
-)
-
-func logPriors(all []bet) []float64 {
-	out := make([]float64, len(all))
-	for i, b := range all {
-		out[i] = math.Log(b.prior)
+var latencyPrior = func() []float64 {
+	var out []float64
+	for _, b := range slices.Concat(rankBets, tailBets) {
+		out = append(out, b.prior)
 	}
-	return out
+	return logs(out...)
+}()
+
+func logs(all ...float64) []float64 {
+	for i, x := range all {
+		all[i] = math.Log(x)
+	}
+	return all
 }
 
 // bets are the fortunes of all bets of a metric, in logarithms.
@@ -57,7 +82,7 @@ type bets struct {
 }
 
 const (
-	firstPart  = 0.85 // of the fortune is set at once
+	firstPart  = 0.9 // of the fortune is set at once
 	laterParts = 8    // share the rest
 	laterFrom  = 512  // requests of new, then twice that, and so on
 )

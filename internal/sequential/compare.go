@@ -47,9 +47,9 @@ type Options struct {
 	// Bounds are the upper ends of the latency buckets, ascending; the last bucket has no end, whatever its bound. Required
 	// for Latency.
 	Bounds []time.Duration `json:"bounds,omitempty"`
-	// Baseline counts, per bucket, what old served before the rollout. It only sharpens the bets; without it they begin when
-	// old has served some hundred requests beside new.
-	Baseline []uint64 `json:"baseline,omitempty"`
+	// Before is what old served before the rollout. It only sharpens the bets; without it those on latency begin when old has
+	// served some hundred requests beside new.
+	Before Arm `json:"before,omitzero"`
 	// Quantile is which one [NotWorse] is about, in (0, 1). 0.95 by default.
 	Quantile float64 `json:"quantile,omitempty"`
 	// MinRequests is how many requests new must have served before it can be found NotWorse. 100 by default.
@@ -117,7 +117,7 @@ type Compare struct {
 	opt Options
 	state
 
-	known float64 // how many latencies of old there are to learn from: Options.Baseline and those weighed
+	known float64 // how many latencies of old there are to learn from: Options.Before and those weighed
 	// The rest is made from Learned.
 	learned float64   // how many there are
 	ranks   []ranking // the bets on all buckets
@@ -143,22 +143,23 @@ type state struct {
 
 // metric is the evidence that new is worse in one way.
 type metric struct {
-	Bets  bets `json:"bets"`
-	Worse bool `json:"worse,omitempty"` // stays
+	Bets  bets      `json:"bets"`
+	Prior []float64 `json:"prior,omitempty"` // logarithms of what was set on each bet
+	Worse bool      `json:"worse,omitempty"` // stays
 }
 
 // New starts a comparison. The error says which option makes no sense.
 func New(o Options) (*Compare, error) {
-	o.Bounds, o.Baseline = slices.Clone(o.Bounds), slices.Clone(o.Baseline)
+	o.Bounds, o.Before.Latency = slices.Clone(o.Bounds), slices.Clone(o.Before.Latency)
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
 	c := &Compare{opt: o}
-	c.state.Errors.Bets = newBets(len(errorBets))
+	c.state.Errors.Bets = newBets(len(errorRatios))
 	c.state.Latency.Bets = newBets(len(rankBets) + len(tailBets))
 	c.Points, c.Ratio, c.Slow, c.Floor = newContrast(), newContrast(), newContrast(), newContrast()
 	c.Target = c.target()
-	c.known = total(c.opt.Baseline)
+	c.known = total(c.opt.Before.Latency)
 	c.learn()
 	return c, nil
 }
@@ -232,26 +233,36 @@ func (c *Compare) weighErrors() {
 	old, newer := c.Pool.Old, c.Pool.New
 	t := table{hits: float64(old.Failures) + float64(newer.Failures), newHits: float64(newer.Failures),
 		all: float64(old.Requests) + float64(newer.Requests), newAll: float64(newer.Requests)}
-	for i, b := range errorBets {
-		c.state.Errors.Bets.Logs[i] += t.logE(b.ratio, 1+c.opt.Tolerance)
+	if c.state.Errors.Prior == nil && t.informative() {
+		known := c.opt.Before // and this pool's own requests are not known yet
+		known.Latency = nil
+		known.add(c.Closed.Old, 0)
+		c.state.Errors.Prior = errorPrior(float64(known.Requests), float64(known.Failures))
+	}
+	for i, ratio := range errorRatios {
+		c.state.Errors.Bets.Logs[i] += t.logE(ratio, 1+c.opt.Tolerance)
 	}
 	c.Points.below(t, 0)
 	c.Ratio.below(t, max(c.opt.ErrorRatio, 0))
 	c.Floor.above(t)
 }
 
-// judge notes when a metric, or all of them together, says worse. The mean of e-processes is one, so their mean is held
+// errorPart is what errors get of the evidence where latency is compared, too. Failures are rare, and each of them tells
+// less.
+const errorPart = 0.75
+
+// judge notes when a metric, or all of them together, says worse. A mean of e-processes is one, so their weighted mean is held
 // against 1/alpha: that finds all that giving each metric its part of alpha would find, and what hurts both sooner.
 func (c *Compare) judge() {
 	compared := c.compared()
-	if !slices.ContainsFunc(compared, func(m scored) bool { return m.Bets.most() >= -math.Log(c.opt.FalseAlarm) }) {
+	bar := -math.Log(c.opt.FalseAlarm)
+	if !slices.ContainsFunc(compared, func(m scored) bool { return m.Bets.most() >= bar }) {
 		return // no fortune is greater than the best of its bets; this is quick to see
 	}
 	logs := make([]float64, 0, 2)
 	for _, m := range compared {
-		logs = append(logs, m.logE())
+		logs = append(logs, math.Log(m.part)+m.logE())
 	}
-	bar := math.Log(float64(len(logs)) / c.opt.FalseAlarm)
 	if logSum(logs) < bar {
 		return
 	}
@@ -266,16 +277,33 @@ func (c *Compare) judge() {
 
 func (c *Compare) worse() bool { return c.state.Errors.Worse || c.state.Latency.Worse }
 
-// A scored metric knows how its fortune was set at the start.
+// A scored metric knows how its fortune was set at the start, and what part of all evidence it is.
 type scored struct {
 	*metric
 	prior []float64
+	part  float64
 }
 
 func (m scored) logE() float64 { return m.Bets.logE(m.prior) }
 
-func (c *Compare) errors() scored  { return scored{&c.state.Errors, errorPrior} }
-func (c *Compare) latency() scored { return scored{&c.state.Latency, latencyPrior} }
+func (c *Compare) errors() scored {
+	s := scored{&c.state.Errors, c.state.Errors.Prior, 1}
+	if s.prior == nil {
+		s.prior = anyPrior // nothing was won or lost so far
+	}
+	if c.opt.Latency {
+		s.part = errorPart
+	}
+	return s
+}
+
+func (c *Compare) latency() scored {
+	s := scored{&c.state.Latency, latencyPrior, 1}
+	if c.opt.Errors {
+		s.part = 1 - errorPart
+	}
+	return s
+}
 
 // compared returns the metrics that are, errors first.
 func (c *Compare) compared() []scored {

@@ -30,22 +30,26 @@ func TestABetIsExpectedToGainNothing(t *testing.T) {
 				if newAll == float64(all) {
 					continue
 				}
-				for _, b := range slices.Concat(errorBets, tailBets) {
+				ratios := slices.Clone(errorRatios)
+				for _, b := range tailBets {
+					ratios = append(ratios, b.ratio)
+				}
+				for _, ratio := range ratios {
 					mean, sum := 0.0, 0.0
 					for x := max(0, hits+newAll-float64(all)); x <= min(hits, newAll); x++ {
 						p := math.Exp(logChoose(newAll, x) + logChoose(float64(all)-newAll, hits-x) - logChoose(float64(all), hits))
 						sum += p
-						mean += p * math.Exp(table{x, hits, newAll, float64(all)}.logE(b.ratio, 1))
+						mean += p * math.Exp(table{x, hits, newAll, float64(all)}.logE(ratio, 1))
 					}
 					if math.Abs(sum-1) > 1e-9 {
 						t.Fatalf("the law sums to %v", sum)
 					}
 					if mean > 1+1e-9 {
-						t.Errorf("%v of %d are new's, %v hits, ratio %v: the bet is expected to hold %v", newAll, all, hits, b.ratio, mean)
+						t.Errorf("%v of %d are new's, %v hits, ratio %v: the bet is expected to hold %v", newAll, all, hits, ratio, mean)
 					}
 					// Where new has few of the requests or few are hit, hardly anything may be given away.
-					if (part == 0.05 || rate == 0.004) && all == 400 && b.ratio < 3 && mean < 0.6 {
-						t.Errorf("%v of %d are new's, %v hits, ratio %v: only %v: the bound is too loose", newAll, all, hits, b.ratio, mean)
+					if (part == 0.05 || rate == 0.004) && all == 400 && ratio < 3 && mean < 0.6 {
+						t.Errorf("%v of %d are new's, %v hits, ratio %v: only %v: the bound is too loose", newAll, all, hits, ratio, mean)
 					}
 				}
 			}
@@ -59,15 +63,15 @@ func TestATolerantBetIsExpectedToGainNothing(t *testing.T) {
 		for _, p := range []float64{0.001, 0.02, 0.2} {
 			const n, o = 30, 90
 			newLaw, oldLaw := binomialLaw(n, still*p), binomialLaw(o, p)
-			for _, b := range errorBets {
+			for _, ratio := range errorRatios {
 				mean := 0.0
 				for x, px := range newLaw {
 					for y, py := range oldLaw {
-						mean += px * py * math.Exp(table{float64(x), float64(x + y), n, n + o}.logE(b.ratio, still))
+						mean += px * py * math.Exp(table{float64(x), float64(x + y), n, n + o}.logE(ratio, still))
 					}
 				}
 				if mean > 1+1e-9 {
-					t.Errorf("tolerance %v, rate %v, ratio %v: the bet is expected to hold %v", still, p, b.ratio, mean)
+					t.Errorf("tolerance %v, rate %v, ratio %v: the bet is expected to hold %v", still, p, ratio, mean)
 				}
 			}
 		}
@@ -76,7 +80,7 @@ func TestATolerantBetIsExpectedToGainNothing(t *testing.T) {
 
 // Which three of ten requests are new's is drawn blindly: all 120 ways are gone through.
 func TestARankingIsExpectedToGainNothing(t *testing.T) {
-	c, err := New(Options{Latency: true, Bounds: edgeBounds(), Baseline: lognormal(10000, 1)})
+	c, err := New(Options{Latency: true, Bounds: edgeBounds(), Before: Arm{Latency: lognormal(10000, 1)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,15 +145,15 @@ func TestAContrastIsExpectedToGainNothing(t *testing.T) {
 }
 
 func TestPriorsSumToOne(t *testing.T) {
-	for _, p := range [][]float64{errorPrior, latencyPrior} {
+	for _, p := range [][]float64{anyPrior, quietPrior, noisyPrior, latencyPrior} {
 		if s := logSum(p); math.Abs(s) > 1e-12 {
 			t.Errorf("the logarithm of the sum is %v", s)
 		}
 	}
-	b := newBets(len(errorBets))
+	b := newBets(len(errorRatios))
 	for served := uint64(1); served < 1<<20; served *= 2 {
 		b.restart(served)
-		if l := b.logE(errorPrior); math.Abs(l) > 1e-12 {
+		if l := b.logE(anyPrior); math.Abs(l) > 1e-12 {
 			t.Fatalf("after %d requests that told nothing the fortune's logarithm is %v", served, l)
 		}
 	}
@@ -161,12 +165,12 @@ func TestPriorsSumToOne(t *testing.T) {
 // What is slow is told by old's latencies, to the bucket, and what the margin makes of it is rounded against new.
 func TestWhatIsSlow(t *testing.T) {
 	o := both()
-	o.Baseline = lognormal(1e6, 1)
+	o.Before.Latency = lognormal(1e6, 1)
 	c := mustNew(t, o)
 	for i, share := range []float64{0.1, 0.1, 0.05, 0.05, 0.01, 0.01, 0.05} {
 		at := append(slices.Clone(c.tails), c.slow)[i]
-		if total(o.Baseline[at:]) > share*1e6 || total(o.Baseline[at-1:]) <= share*1e6 {
-			t.Errorf("the slowest %v begin at bucket %d, above which lie %v and with it %v", share, at, total(o.Baseline[at:]), total(o.Baseline[at-1:]))
+		if total(o.Before.Latency[at:]) > share*1e6 || total(o.Before.Latency[at-1:]) <= share*1e6 {
+			t.Errorf("the slowest %v begin at bucket %d, above which lie %v and with it %v", share, at, total(o.Before.Latency[at:]), total(o.Before.Latency[at-1:]))
 		}
 	}
 	limit := 1.25 * c.opt.Bounds[c.slow-1].Seconds()

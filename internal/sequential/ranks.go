@@ -24,7 +24,7 @@ func (c *Compare) learn() {
 		return
 	}
 	var all Arm
-	all.add(Arm{Latency: c.opt.Baseline}, len(c.opt.Bounds))
+	all.add(Arm{Latency: c.opt.Before.Latency}, len(c.opt.Bounds))
 	all.add(Arm{Latency: c.Closed.Old.Latency}, len(c.opt.Bounds))
 	c.Learned = all.Latency
 	c.rank()

@@ -223,6 +223,9 @@ func (s *state) fits(fresh *Compare) bool {
 			}
 		}
 	}
+	if p := s.Errors.Prior; p != nil && (len(p) != len(errorRatios) || math.Abs(logSum(p)) > 1e-9) {
+		return false
+	}
 	for _, k := range []contrast{s.Points, s.Ratio, s.Floor, s.Slow} {
 		if len(k.S) != len(stakes) || len(k.A) != len(stakes) {
 			return false

@@ -188,7 +188,7 @@ By the mean fairlead exposes fewer than Flagger's one rule in %d of %d cells. No
 Fewer than the rule made for the very regression in %d. Not in: %s.
 
 What it loses, it loses at 10/s, where half an hour brings 900 requests of new. A rule knows how often old fails and when the rollout
-ends, and has to hold for just that; compare assumes neither, and three failures of new are the fewest that convince it.
+ends, and has to hold for just that; compare assumes neither.
 
 | requests | regression | fairlead | Flagger, one rule | Flagger, own rule | Mann-Whitney |
 |---|---|---|---|---|---|

@@ -86,7 +86,7 @@ func (c cell) fairlead(n int) []run {
 		base := sequential.Arm{Latency: make([]uint64, len(bounds))}
 		return func() run {
 			before.serve(r, &base)
-			g, err := sequential.New(sequential.Options{FalseAlarm: alarm, Errors: true, Latency: true, Bounds: bounds, Baseline: base.Latency})
+			g, err := sequential.New(sequential.Options{FalseAlarm: alarm, Errors: true, Latency: true, Bounds: bounds, Before: base})
 			if err != nil {
 				panic(err)
 			}
