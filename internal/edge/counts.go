@@ -14,6 +14,8 @@ type Counts struct {
 	Retried  uint64               `json:"retried"`
 	Bytes    uint64               `json:"bytes"`
 	Nanos    uint64               `json:"nanos"`
+	Mirrored uint64               `json:"mirrored,omitempty"` // of requests: copies of what another release was asked
+	Differed uint64               `json:"differed,omitempty"` // of mirrored: answered with another status
 	Classes  [classBuckets]uint64 `json:"classes"`
 	Hist     []uint64             `json:"hist,omitempty"`
 	Open     int64                `json:"open"` // under way now
@@ -32,6 +34,7 @@ func (a Counts) Sub(b Counts) Counts {
 func (a Counts) combine(b Counts, f func(x, y uint64) uint64) Counts {
 	c := Counts{Requests: f(a.Requests, b.Requests), Failed: f(a.Failed, b.Failed), Undone: f(a.Undone, b.Undone),
 		Unplaced: f(a.Unplaced, b.Unplaced), Aborted: f(a.Aborted, b.Aborted), Retried: f(a.Retried, b.Retried), Bytes: f(a.Bytes, b.Bytes), Nanos: f(a.Nanos, b.Nanos),
+		Mirrored: f(a.Mirrored, b.Mirrored), Differed: f(a.Differed, b.Differed),
 		Hist: make([]uint64, histBuckets), Open: a.Open + b.Open}
 	for i := range c.Classes {
 		c.Classes[i] = f(a.Classes[i], b.Classes[i])
@@ -107,7 +110,8 @@ func (s *Stats) Read() []Reading {
 
 func (s *Stats) load(sl *slot) Counts {
 	c := Counts{Requests: sl.requests.Load(), Failed: sl.failed.Load(), Undone: sl.undone.Load(), Aborted: sl.aborted.Load(),
-		Unplaced: sl.unplaced.Load(), Retried: sl.retried.Load(), Bytes: sl.bytes.Load(), Nanos: sl.nanos.Load(), Hist: make([]uint64, histBuckets), Open: s.waiting(sl)}
+		Unplaced: sl.unplaced.Load(), Retried: sl.retried.Load(), Bytes: sl.bytes.Load(), Nanos: sl.nanos.Load(),
+		Mirrored: sl.mirrored.Load(), Differed: sl.differed.Load(), Hist: make([]uint64, histBuckets), Open: s.waiting(sl)}
 	for i := range c.Classes {
 		c.Classes[i] = sl.classes[i].Load()
 	}

@@ -40,6 +40,7 @@ type proxy struct {
 	changed func() <-chan struct{} // closed at the next change of the table
 	leaving func() bool            // this process hands over: ask clients to come back
 	hold    time.Duration          // holdFor
+	shadows chan struct{}          // copies under way
 	rp      *httputil.ReverseProxy
 	h1, h2c http.RoundTripper
 }
@@ -49,6 +50,8 @@ type exchange struct {
 	route   *route
 	end     *endpoint // the last one tried
 	point   int       // where a sticky client stands among the releases; see [point]
+	preview bool      // it goes to the newest release
+	shadow  *shadow   // its copy, if there is one
 	status  int
 	gotHead bool
 	cutOff  atomic.Bool // the client's own body broke off or is not HTTP
@@ -57,7 +60,7 @@ type exchange struct {
 type exchangeKey struct{}
 
 func newProxy(st *Stats, log *slog.Logger) *proxy {
-	p := &proxy{log: log, stats: st, hold: holdFor}
+	p := &proxy{log: log, stats: st, hold: holdFor, shadows: make(chan struct{}, maxShadows)}
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext(ctx, network, addr)
 		if err != nil {
@@ -115,7 +118,7 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	start := time.Now()
-	ex := &exchange{route: rt, point: point(rt.Sticky, r)}
+	ex := &exchange{route: rt, point: point(rt.Sticky, r), preview: rt.Preview.previews(r)}
 	cw := &countingWriter{ResponseWriter: w}
 	p.stats.arrive(rt.stats, start)
 	defer func() {
@@ -140,6 +143,7 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 // finish counts the request for its route and for the instance that served it.
 func (p *proxy) finish(ex *exchange, cw *countingWriter, r *http.Request, start time.Time, broken bool) {
 	p.stats.end(ex.route.stats)
+	ex.shadow.answered(ex.status)
 	o := outcome{status: cw.status, bytes: cw.bytes, took: time.Since(start)}
 	if o.status == 0 {
 		o.status = ex.status // an upgraded connection is answered past cw
@@ -218,7 +222,13 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		u := *r.URL
 		u.Host = ex.end.addr
 		out.URL = &u
-		res, err := p.transport(r).RoundTrip(&out)
+		if ex.shadow == nil && !ex.preview {
+			ex.shadow = p.cast(ex.route.key, &out)
+		}
+		res, err := strike(r.Context(), ex.end.faults, r)
+		if res == nil && err == nil {
+			res, err = p.transport(r).RoundTrip(&out)
+		}
 		if err == nil {
 			ex.gotHead, ex.status = true, res.StatusCode
 			p.stats.answered(ex.route.stats, time.Now())
@@ -276,7 +286,7 @@ func (p *proxy) choose(ctx context.Context, ex *exchange, deadline time.Time) er
 			return errStopped
 		}
 		ex.route = rt
-		if end := pick(rt.backs, p.stats, ex.point); end != nil {
+		if end := rt.pick(p.stats, ex); end != nil {
 			p.stats.begin(end.slot)
 			if p.current() != table {
 				// Whoever took the instance out of the table waits until nothing is under way on it, and may have looked
@@ -327,6 +337,18 @@ func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// pick chooses an instance for a request: of the newest release for one that asks for it.
+func (rt *route) pick(st *Stats, ex *exchange) *endpoint {
+	if ex.preview {
+		for _, b := range slices.Backward(rt.backs) {
+			if len(b.endpoints) > 0 {
+				return twoChoices(b.endpoints, st)
+			}
+		}
+	}
+	return pick(rt.backs, st, ex.point)
 }
 
 // pick draws a release by weight among those that have endpoints, then takes the less busy of two of its endpoints

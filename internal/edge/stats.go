@@ -17,7 +17,7 @@ import (
 // these processes, are exact while one edge replaces another, and cost an atomic add.
 const (
 	statsMagic   = 0x6661697265646765 // "fairedge"
-	statsLayout  = 2
+	statsLayout  = 3
 	maxSlots     = 4096
 	maxLanes     = 32 // living edge processes at once
 	keyBytes     = 120
@@ -55,7 +55,9 @@ type slot struct {
 	retried  atomic.Uint64
 	bytes    atomic.Uint64
 	nanos    atomic.Uint64
-	gapFrom  atomic.Int64 // routes only: when an answer was last seen or the waiting began, ns since 1970
+	mirrored atomic.Uint64 // instances only: requests that were copies, and whose original was answered
+	differed atomic.Uint64 // of mirrored: answered with another status
+	gapFrom  atomic.Int64  // routes only: when an answer was last seen or the waiting began, ns since 1970
 	gapMax   atomic.Int64
 	gapOpen  atomic.Int64 // 1 while the last outcome was a failure
 	classes  [classBuckets]atomic.Uint64

@@ -7,6 +7,8 @@ package edge
 import (
 	"fmt"
 	"net"
+	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/fairlead-dev/fairlead/internal/fail"
@@ -26,7 +28,15 @@ type Route struct {
 	Hosts       []string  `json:"hosts,omitempty"` // lower case; "*.example.com" for all below; empty for all
 	Backends    []Backend `json:"backends"`
 	Sticky      string    `json:"sticky,omitempty"`  // how a client keeps its release: client, cookie:NAME or header:NAME
+	Preview     Preview   `json:"preview,omitzero"`  // who sees the newest release, whatever its share
+	Mirror      int       `json:"mirror,omitempty"`  // percent of the safe requests that a release without a share gets a copy of
 	Stopped     bool      `json:"stopped,omitempty"` // answer at once that there is nobody, rather than wait
+}
+
+// Preview says which requests go to the newest release that has instances.
+type Preview struct {
+	Host   string `json:"host,omitempty"` // lower case
+	Header Header `json:"header,omitzero"`
 }
 
 // Backend is one release's share of a route.
@@ -34,6 +44,7 @@ type Backend struct {
 	Release   int        `json:"release"`
 	Weight    int        `json:"weight"` // percent; the weights of a route's backends sum to 100, or to 0
 	Endpoints []Endpoint `json:"endpoints"`
+	Faults    []Fault    `json:"faults,omitempty"`
 }
 
 // Endpoint is one ready instance.
@@ -85,11 +96,19 @@ func (t *Table) Check() error {
 				return fail.New(fail.Internal, "routing table", "%s: release %d has weight %d", r.Key(), b.Release, b.Weight)
 			}
 			sum += b.Weight
+			for _, f := range b.Faults {
+				if err := f.check(r.Key()); err != nil {
+					return err
+				}
+			}
 			for _, e := range b.Endpoints {
 				if _, _, err := net.SplitHostPort(e.Addr); err != nil {
 					return fail.New(fail.Internal, "routing table", "%s: endpoint %q: %w", r.Key(), e.Addr, err)
 				}
 			}
+		}
+		if r.Mirror < 0 || r.Mirror > 100 {
+			return fail.New(fail.Internal, "routing table", "%s: %d %% cannot be copied", r.Key(), r.Mirror)
 		}
 		if sum != 0 && sum != 100 {
 			return fail.New(fail.Internal, "routing table", "%s: the weights sum to %d", r.Key(), sum)
@@ -100,10 +119,14 @@ func (t *Table) Check() error {
 
 // hostsOf returns the hosts a route answers to, "" standing for all others.
 func hostsOf(r Route) []string {
-	if len(r.Hosts) == 0 {
-		return []string{""}
+	hosts := r.Hosts
+	if len(hosts) == 0 {
+		hosts = []string{""}
 	}
-	return r.Hosts
+	if h := r.Preview.Host; h != "" && !slices.Contains(hosts, h) {
+		hosts = append(slices.Clone(hosts), h)
+	}
+	return hosts
 }
 
 // routes is a table made ready for requests: by listen address, then by host.
@@ -128,9 +151,10 @@ type backend struct {
 }
 
 type endpoint struct {
-	addr  string
-	slot  *slot
-	state *endpointState
+	addr   string
+	slot   *slot
+	state  *endpointState
+	faults []Fault // of its release
 }
 
 // compile builds the form requests use. Endpoint states (how an address did lately) are carried over.
@@ -156,7 +180,7 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 				if states[e.Addr] == nil {
 					states[e.Addr] = &endpointState{}
 				}
-				cb.endpoints = append(cb.endpoints, &endpoint{addr: e.Addr, slot: s, state: states[e.Addr]})
+				cb.endpoints = append(cb.endpoints, &endpoint{addr: e.Addr, slot: s, state: states[e.Addr], faults: b.Faults})
 			}
 			cr.backs = append(cr.backs, cb)
 		}
@@ -192,10 +216,7 @@ func (c *routes) find(listen, host string) *route {
 	if hosts == nil {
 		return nil
 	}
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	host = hostname(host)
 	if r := hosts[host]; r != nil && host != "" {
 		return r
 	}
@@ -210,6 +231,19 @@ func (c *routes) find(listen, host string) *route {
 		rest = after
 	}
 	return hosts[""]
+}
+
+// hostname is a Host header's name, without its port, as names are compared.
+func hostname(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return strings.TrimSuffix(strings.ToLower(host), ".")
+}
+
+// previews reports whether a request asks for the newest release.
+func (p Preview) previews(r *http.Request) bool {
+	return p.Host != "" && p.Host == hostname(r.Host) || p.Header.Name != "" && p.Header.in(r.Header)
 }
 
 type slotKey struct {
