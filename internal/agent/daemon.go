@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/keeper"
 	"github.com/fairlead-dev/fairlead/internal/logs"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
+	"github.com/fairlead-dev/fairlead/internal/target/machine"
 	"github.com/fairlead-dev/fairlead/internal/wait"
 )
 
@@ -26,13 +27,17 @@ type Daemon struct {
 	Dirs     home.Dirs
 	Version  string
 	Log      *slog.Logger
-	TakeOver bool // the edge only: replace the living one
+	TakeOver bool   // the edge only: replace the living one
+	Hook     string // of [machine.HookRole]: the record's file
 }
 
 // Run is the life of the process of role, until ctx is done. It returns [keeper.ErrHeld] when another one lives.
 func (d Daemon) Run(ctx context.Context, role string) error {
 	if err := d.Dirs.Make(); err != nil {
 		return err
+	}
+	if role == machine.HookRole {
+		return machine.RunHook(ctx, d.Dirs, d.Hook)
 	}
 	if role == home.Edge && d.TakeOver {
 		return d.replaceEdge(ctx)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -195,9 +196,9 @@ func (a *app) install(ctx context.Context, d home.Dirs) error {
 func (a *app) daemonCmd() *cobra.Command {
 	var takeover bool
 	c := &cobra.Command{
-		Use:    "daemon ROLE",
-		Short:  "Run one of the three processes in the foreground",
-		Args:   cobra.ExactArgs(1),
+		Use:    "daemon ROLE [FILE]",
+		Short:  "Run one of the three processes in the foreground, or a hook of a release",
+		Args:   cobra.RangeArgs(1, 2),
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := a.dirs()
@@ -205,7 +206,7 @@ func (a *app) daemonCmd() *cobra.Command {
 				return err
 			}
 			log := slog.New(slog.NewJSONHandler(a.Stderr, nil)).With("role", args[0], "pid", os.Getpid())
-			err = agent.Daemon{Dirs: d, Version: a.Version.resolve().Version, Log: log, TakeOver: takeover}.Run(cmd.Context(), args[0])
+			err = agent.Daemon{Dirs: d, Version: a.Version.resolve().Version, Log: log, TakeOver: takeover, Hook: strings.Join(args[1:], "")}.Run(cmd.Context(), args[0])
 			if err != nil && !errors.Is(err, keeper.ErrHeld) {
 				log.Error("ends", "error", err)
 			}

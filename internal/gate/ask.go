@@ -7,40 +7,53 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/internal/proc"
 	"github.com/fairlead-dev/fairlead/internal/rollout"
 	"github.com/fairlead-dev/fairlead/internal/spec"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
 )
 
-// smoke asks the new instances for a page before the release gets traffic. Once all have answered it is satisfied.
+// smoke asks every new instance once whether it can do its work: all of the first ones before the release gets traffic, those
+// that come later as soon as they are ready.
 type smoke struct {
 	base
-	done bool
+	ask   func(ctx context.Context, i supervise.Instance) error
+	asked map[asked]bool
 }
 
-// smokeWait bounds one request of a smoke test.
-const smokeWait = 10 * time.Second
+// asked names a run of an instance.
+type asked struct {
+	number  int
+	process proc.ID
+}
+
+// smokeWait bounds one question of a smoke test.
+const (
+	smokeWait = 10 * time.Second
+	execWait  = time.Minute
+)
 
 // Ask implements [rollout.Gate].
 func (s *smoke) Ask(ctx context.Context, m rollout.Moment) rollout.Answer {
-	if !m.Before || s.done {
-		return s.pass("answered before there was traffic", nil)
-	}
 	all, err := s.e.Instances(ctx, m.Plan.New)
 	if err != nil {
 		return s.blind(m, err)
 	}
-	if want := scaled(m); len(all) < want {
+	if want := scaled(m); m.Before && len(all) < want {
 		return s.unsure(m, fmt.Sprintf("%d of %d instances are known", len(all), want), nil)
 	}
 	for _, i := range all {
-		if err := s.get(ctx, i); err != nil {
+		run := asked{i.Number, i.Process}
+		if s.asked[run] || !m.Before && i.State != supervise.Ready {
+			continue
+		}
+		if err := s.ask(ctx, i); err != nil {
 			a := s.breach(fmt.Sprintf("instance %d: %v", i.Number, err), nil)
 			a.Lines = s.e.Tail(m.Plan.New, i.Number)
 			return a
 		}
+		s.asked[run] = true
 	}
-	s.done = true
 	return s.pass(plural(len(all), "instance")+" answered", nil)
 }
 
@@ -52,6 +65,19 @@ func scaled(m rollout.Moment) int {
 		}
 	}
 	return 1
+}
+
+// exec runs the gate's command for an instance.
+func (s *smoke) exec(run Runner) func(context.Context, supervise.Instance) error {
+	return func(ctx context.Context, i supervise.Instance) error {
+		ctx, cancel := context.WithTimeoutCause(ctx, execWait, fmt.Errorf("%s took longer than %s", s.spec.Exec[0], execWait))
+		defer cancel()
+		err := run(ctx, i, s.spec.Exec)
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return err
+	}
 }
 
 func (s *smoke) get(ctx context.Context, i supervise.Instance) error {

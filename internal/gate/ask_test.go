@@ -2,6 +2,8 @@ package gate_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -10,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/internal/edge"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/gate"
 	"github.com/fairlead-dev/fairlead/internal/release"
@@ -47,10 +50,12 @@ func TestSmoke(t *testing.T) {
 		got := a.ask(0)
 		if says == "" {
 			a.wants(got, rollout.Pass, "2 instances answered")
-			f.instances = nil // once they answered nobody is asked again
-			a.wants(a.ask(0), rollout.Pass)
+			a.wants(a.ask(0), rollout.Pass) // once they answered they are not asked again
 			a.at(0)
 			a.wants(a.ask(0), rollout.Pass)
+			f.instances = append(f.instances, instance(t, 3, answer(418))) // but one that comes later is
+			a.wants(a.ask(0), rollout.Breach, "instance 3: /ping answers 418")
+			asked.Add(-1)
 		} else {
 			a.wants(got, rollout.Breach, "instance 2: "+says)
 			if len(got.Lines) == 0 || got.Else != rollout.Back {
@@ -61,6 +66,50 @@ func TestSmoke(t *testing.T) {
 			t.Errorf("%d: %d questions", status, asked.Load())
 		}
 	}
+}
+
+func TestExec(t *testing.T) {
+	f := &fake{instances: []supervise.Instance{{Number: 1, State: supervise.Ready}, {Number: 2, State: supervise.Ready}}}
+	var ran []string
+	f.run = func(_ context.Context, i supervise.Instance, argv []string) error {
+		ran = append(ran, fmt.Sprint(i.Number, argv))
+		if len(ran) == 2 {
+			return errors.New("exit status 3 no such table")
+		}
+		return nil
+	}
+	a := asking(t, f, spec.Gate{Exec: []string{"smoke", "--all"}})
+	a.verifying()
+	a.wants(a.ask(0), rollout.Breach, "instance 2: exit status 3 no such table")
+	a.wants(a.ask(0), rollout.Pass, "2 instances answered")
+	if got := strings.Join(ran, " "); got != "1 [smoke --all] 2 [smoke --all] 2 [smoke --all]" {
+		t.Error(got)
+	}
+	bubble(t, "it hangs", func(t *testing.T) {
+		f.run = func(ctx context.Context, _ supervise.Instance, _ []string) error {
+			<-ctx.Done()
+			return errors.New("killed")
+		}
+		a := asking(t, f, spec.Gate{Exec: []string{"smoke"}})
+		a.verifying()
+		a.wants(a.ask(0), rollout.Breach, "instance 1: smoke took longer than 1m0s")
+	})
+}
+
+// What copies of requests got is held against what the clients got, before the release has traffic.
+func TestDiffers(t *testing.T) {
+	f := &fake{counts: map[release.ID]edge.Counts{}}
+	a := asking(t, f, spec.Gate{Check: "differs <= 1%"})
+	before := a.m.Step - 1 // the change of traffic before this watch
+	real := a.m.Plan.Steps[before].Weights
+	a.m.Plan.Steps[before].Weights = rollout.Weights{older: 100, newer: 0}
+	a.wants(a.ask(0), rollout.Unsure, "0 requests", "100 more are needed")
+	f.counts[newer] = edge.Counts{Requests: 220, Mirrored: 200, Differed: 2}
+	a.wants(a.ask(0), rollout.Pass, "1 % of 200 requests answered with another status")
+	f.counts[newer] = edge.Counts{Requests: 240, Mirrored: 220, Differed: 3}
+	a.wants(a.ask(0), rollout.Breach, "1.36 % of 220 requests")
+	a.m.Plan.Steps[before].Weights = real
+	a.wants(a.ask(0), rollout.Pass, "asked of copied requests")
 }
 
 // One that does not answer, or does not listen, is refused.

@@ -57,6 +57,9 @@ func (c *compare) Ask(_ context.Context, m rollout.Moment) rollout.Answer {
 		return c.blind(m, err)
 	}
 	weight := weightOf(m)
+	if weight == 0 { // copies are not given out by chance between the two
+		return c.idle()
+	}
 	if !c.begins(m) && c.counting {
 		c.add(m, old.Sub(c.old), fresh.Sub(c.fresh), weight)
 	}

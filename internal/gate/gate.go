@@ -42,7 +42,11 @@ type Sample struct {
 type Known struct {
 	Before edge.Counts          // what the edge counted of the old release in the minute before; it sharpens comparisons
 	Drills map[string]time.Time // when each drill last went as it should
+	Run    Runner               // for gates that ask by a command
 }
+
+// A Runner runs a command as the service's own for an instance of it; the error says how it ended, if not well.
+type Runner func(ctx context.Context, i supervise.Instance, argv []string) error
 
 // Make builds the gates of a release that goes from old to new; every rollout is asked first whether its instances live.
 // A query that is not
@@ -59,7 +63,7 @@ func Make(s *spec.Spec, p rollout.Plan, e Evidence, known Known) ([]rollout.Gate
 	out := []rollout.Gate{healthy{e: e, lost: lost}}
 	for _, g := range s.Release.Gates {
 		b := base{spec: g, e: e, evidence: s.Release.Evidence, before: known.Before, drills: known.Drills, step: -1}
-		gate, err := b.make(s)
+		gate, err := b.make(s, known.Run)
 		if err != nil {
 			return nil, fmt.Errorf("gate %s: %w", g.Name(), err)
 		}
@@ -78,7 +82,7 @@ type base struct {
 	step     int // that the rest of the gate's state is about
 }
 
-func (b base) make(s *spec.Spec) (rollout.Gate, error) {
+func (b base) make(s *spec.Spec, run Runner) (rollout.Gate, error) {
 	g := b.spec
 	switch {
 	case g.Check != "":
@@ -95,7 +99,13 @@ func (b base) make(s *spec.Spec) (rollout.Gate, error) {
 	case g.PromQL != "":
 		return newPromQL(b)
 	case g.HTTP != "":
-		return &smoke{base: b}, nil
+		x := &smoke{base: b, asked: map[asked]bool{}}
+		x.ask = x.get
+		return x, nil
+	case len(g.Exec) > 0:
+		x := &smoke{base: b, asked: map[asked]bool{}}
+		x.ask = x.exec(run)
+		return x, nil
 	case g.Webhook != "":
 		return &webhook{base: b}, nil
 	case g.Window != "":

@@ -29,6 +29,7 @@ type fake struct {
 	logged    []time.Time // when a line came that is asked for
 	asked     []string    // what was asked of the log and in PromQL
 	query     func(expr string) ([]gate.Sample, error)
+	run       gate.Runner
 	err       error // of everything
 }
 
@@ -108,7 +109,7 @@ func asking(t *testing.T, f *fake, g spec.Gate, change ...func(*spec.Spec)) *ask
 		t.Fatal(err)
 	}
 	a := &asker{t: t, f: f}
-	if a.gates, err = gate.Make(&s, p, f, gate.Known{}); err != nil {
+	if a.gates, err = gate.Make(&s, p, f, gate.Known{Run: f.run}); err != nil {
 		t.Fatal(err)
 	}
 	for i, s := range p.Steps {

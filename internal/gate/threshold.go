@@ -51,6 +51,11 @@ func (t *threshold) Ask(ctx context.Context, m rollout.Moment) rollout.Answer {
 	switch t.check.Metric {
 	case "errors", "latency":
 		return t.traffic(m)
+	case "differs":
+		if weightOf(m) > 0 {
+			return t.pass("asked of copied requests (release.mirror)", nil)
+		}
+		return t.traffic(m)
 	case "log":
 		return t.log(ctx, m)
 	}
@@ -85,10 +90,14 @@ func (t *threshold) traffic(m rollout.Moment) rollout.Answer {
 	var bad uint64
 	var text string
 	allowed := t.check.Value
-	if t.check.Metric == "errors" {
+	switch t.check.Metric {
+	case "errors":
 		bad = c.Failed
 		text = fmt.Sprintf("%s of %s failed", percent(bad, n), requests(n))
-	} else {
+	case "differs":
+		n, bad = c.Mirrored, c.Differed
+		text = fmt.Sprintf("%s of %s answered with another status than the old release's", percent(bad, n), requests(n))
+	default:
 		allowed, n = 1-t.check.Q, 0
 		limit := time.Duration(t.check.Value * float64(time.Second))
 		for i, k := range c.Hist {

@@ -3,6 +3,7 @@ package rollout
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ type Action string
 // The actions.
 const (
 	Stage  Action = "stage"  // make the new release startable
+	Hook   Action = "hook"   // run a program of the release once
 	Scale  Action = "scale"  // so many instances of a release
 	Route  Action = "route"  // split the traffic
 	Verify Action = "verify" // ask the gates before the new release has traffic
@@ -31,13 +33,22 @@ type Step struct {
 	Instances int           `json:"instances,omitempty"`
 	Weights   Weights       `json:"weights,omitempty"`
 	For       time.Duration `json:"for,omitempty"`
+	Hook      string        `json:"hook,omitempty"` // HookBefore or HookAfter
 }
+
+// The hooks of a release.
+const (
+	HookBefore = "before" // any of its instances starts
+	HookAfter  = "after"  // it got all traffic
+)
 
 // String says the step as a sentence without a subject.
 func (s Step) String() string {
 	switch s.Do {
 	case Stage:
 		return fmt.Sprintf("make release %d startable", s.Release)
+	case Hook:
+		return fmt.Sprintf("run hooks.%s of release %d", s.Hook, s.Release)
 	case Scale:
 		if s.Instances == 0 {
 			return fmt.Sprintf("drain and stop release %d", s.Release)
@@ -55,6 +66,9 @@ func (s Step) String() string {
 		parts := make([]string, len(ids))
 		for i, id := range ids {
 			parts[i] = fmt.Sprintf("%d %% to release %d", s.Weights[id], id)
+			if s.Weights[id] == 0 {
+				parts[i] = fmt.Sprintf("previews and copies to release %d", id)
+			}
 		}
 		return "traffic: " + strings.Join(parts, ", ")
 	case Verify:
@@ -91,7 +105,7 @@ type Plan struct {
 // visible reports whether clients or capacity may have been touched once step at was begun.
 func (p Plan) visible(at int) bool {
 	for _, s := range p.Steps[:min(at+1, len(p.Steps))] {
-		if s.Do == Route || s.Do == Scale && s.Release == p.Old {
+		if s.Do == Route && s.Weights[p.Old] != 100 || s.Do == Scale && s.Release == p.Old {
 			return p.Old != 0
 		}
 	}
@@ -109,6 +123,10 @@ type Request struct {
 	Bake         time.Duration // after the last one, in place of Watch where it is longer
 	Steps        []int         // canary: its shares of the traffic in percent, rising
 	Verify       bool          // some gate has a question before there is traffic
+	Preview      bool          // some may see the new release before it has traffic
+	Mirror       time.Duration // how long it gets copies of requests before that
+	Before       bool          // hooks
+	After        bool
 	Warm         time.Duration // blue-green: how long the old instances stay
 	Surge        int           // rolling: instances above the wanted number
 	Unavailable  int           // rolling: instances that may be missing
@@ -132,10 +150,15 @@ func Make(strategy string, q Request, c Caps) (Plan, error) {
 	if q.Old == 0 {
 		f = first // there is nothing to go from, so all strategies are the same
 	}
+	q.Preview = q.Preview && !c.WeightFromScale
+	if c.WeightFromScale && q.Mirror > 0 {
+		return Plan{}, fail.New(fail.Usage, "plan", "this target cannot copy requests").Hinted("remove release.mirror")
+	}
 	p, err := f(q, c)
 	if err != nil {
 		return Plan{}, err
 	}
+	p.hooks(q)
 	p.Service, p.Environment, p.Strategy = q.Service, q.Environment, strategy
 	p.Old, p.New, p.OldInstances, p.Instances = q.Old, q.New, q.OldInstances, q.Instances
 	return p, nil
@@ -216,10 +239,38 @@ func share(q Request, c Caps, n, percent int) Weights {
 // ready begins a plan: the new release has n instances that may get traffic.
 func ready(q Request, n int) []Step {
 	steps := []Step{stage(q), scale(q.New, n)}
+	if q.Old != 0 && (q.Preview || q.Mirror > 0) {
+		steps = append(steps, route(Weights{q.Old: 100, q.New: 0}))
+	}
 	if q.Verify {
 		steps = append(steps, verify(q))
 	}
+	if q.Old != 0 && q.Mirror > 0 {
+		steps = append(steps, Step{Do: Watch, Release: q.New, For: q.Mirror})
+	}
 	return steps
+}
+
+// hooks puts those that the release has into the plan: one before anything of it starts, one behind the step after which the
+// new release has had all traffic for as long as it is watched.
+func (p *Plan) hooks(q Request) {
+	insert := func(at int, name string) {
+		p.Steps = slices.Insert(p.Steps, at, Step{Do: Hook, Release: q.New, Hook: name})
+		if at < p.NoReturn {
+			p.NoReturn++
+		}
+	}
+	if q.After {
+		for i, s := range p.Steps {
+			if s.Do == Watch && i > 0 && p.Steps[i-1].Do == Route && p.Steps[i-1].Weights[q.New] == 100 {
+				insert(i+1, HookAfter)
+				break
+			}
+		}
+	}
+	if q.Before {
+		insert(1, HookBefore)
+	}
 }
 
 // last ends the old release, at once or when it is not kept warm any more.

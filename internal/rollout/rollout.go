@@ -26,6 +26,9 @@ type Target interface {
 	Observe(ctx context.Context) (State, error)
 	// Stage makes r startable: present, verified, configured. It starts nothing.
 	Stage(ctx context.Context, r release.Release) error
+	// Hook runs a program of id, [HookBefore] or [HookAfter], and returns when it has ended; a program that fails is a
+	// [fail.Unhealthy] with its last lines. One that has run is not run again: its outcome is returned again.
+	Hook(ctx context.Context, id release.ID, name string) error
 	// Scale returns when instances of id are ready, as many as asked for and no more; what is too many is drained, then
 	// stopped. It fails with [fail.Unhealthy] when they do not become ready.
 	Scale(ctx context.Context, id release.ID, instances int) error
@@ -148,6 +151,13 @@ func (e *Engine) take(ctx context.Context, r release.Release, s Step) error {
 	switch s.Do {
 	case Stage:
 		return e.Target.Stage(ctx, r)
+	case Hook:
+		err := e.Target.Hook(ctx, s.Release, s.Hook)
+		if s.Hook == HookAfter && err != nil && ctx.Err() == nil {
+			e.Events.Send(event.Event{Type: "hook", Level: event.Warn, Release: int(s.Release), Text: "the release serves; " + err.Error()})
+			return nil
+		}
+		return err
 	case Scale:
 		return e.Target.Scale(ctx, s.Release, s.Instances)
 	case Route:

@@ -62,6 +62,12 @@ func strategies() []scenario {
 		{name: "canary", strategy: "canary", q: with(func(q *rollout.Request) { q.Steps, q.Bake, q.Verify = []int{5, 25, 50}, time.Minute, true })},
 		{name: "canary of one", strategy: "canary", q: with(func(q *rollout.Request) { q.Instances, q.OldInstances, q.Warm = 1, 1, time.Minute })},
 		{name: "canary, growing", strategy: "canary", q: with(func(q *rollout.Request) { q.Instances, q.Steps = 6, []int{1, 99, 100} })},
+		{name: "canary with everything", strategy: "canary", q: with(func(q *rollout.Request) {
+			q.Steps, q.Verify, q.Preview, q.Mirror, q.Before, q.After = []int{50}, true, true, time.Minute, true, true
+		})},
+		{name: "first with hooks", strategy: "canary", q: with(func(q *rollout.Request) {
+			q.Old, q.OldInstances, q.Mirror, q.Before, q.After = 0, 0, time.Minute, true, true
+		})},
 		{name: "first", strategy: "rolling", q: with(func(q *rollout.Request) { q.Old, q.OldInstances = 0, 0 })},
 	}
 }
@@ -241,6 +247,11 @@ func (w twice) Stage(ctx context.Context, r release.Release) error {
 	return w.Fake.Stage(ctx, r)
 }
 
+func (w twice) Hook(ctx context.Context, id release.ID, name string) error {
+	w.arm()
+	return w.Fake.Hook(ctx, id, name)
+}
+
 func (w twice) Scale(ctx context.Context, id release.ID, n int) error {
 	w.arm()
 	return w.Fake.Scale(ctx, id, n)
@@ -283,6 +294,16 @@ type gateFunc func(rollout.Moment) rollout.Answer
 
 func (f gateFunc) Ask(_ context.Context, m rollout.Moment) rollout.Answer { return f(m) }
 
+// hasTraffic reports whether clients see the new release at a step.
+func hasTraffic(p rollout.Plan, step int) bool {
+	for _, s := range p.Steps[:step] {
+		if s.Weights[p.New] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // A gate that says no at its n-th question, for every n, puts the old release back.
 func TestGateSaysNoAtEveryQuestion(t *testing.T) {
 	for _, s := range scenarios() {
@@ -293,7 +314,7 @@ func TestGateSaysNoAtEveryQuestion(t *testing.T) {
 				f := s.world(p)
 				err := run(t.Context(), f, p, gateFunc(func(m rollout.Moment) rollout.Answer {
 					if asked++; asked == n {
-						before = m.Before
+						before = m.Before || !hasTraffic(p, m.Step)
 						return rollout.Answer{Gate: "p95", Verdict: rollout.Breach, Else: rollout.Back, Reason: "too slow", Lines: []string{"last words"}}
 					}
 					return rollout.Answer{Gate: "p95", Verdict: rollout.Pass}

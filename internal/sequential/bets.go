@@ -83,8 +83,8 @@ type bets struct {
 
 const (
 	firstPart  = 0.9 // of the fortune is set at once
-	laterParts = 8    // share the rest
-	laterFrom  = 512  // requests of new, then twice that, and so on
+	laterParts = 8   // share the rest
+	laterFrom  = 512 // requests of new, then twice that, and so on
 )
 
 func newBets(n int) bets { return bets{Logs: make([]float64, n)} }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"regexp"
-	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -26,6 +25,8 @@ const (
 	defaultCanaryWatch  = Duration(time.Minute)
 	defaultEvidence     = 100
 	defaultEvidenceWait = Duration(10 * time.Minute)
+	defaultHook         = Duration(10 * time.Minute)
+	defaultTopUp        = 20
 	defaultFalseAlarm   = Percent(1000)
 	defaultMargin       = Percent(25_000)
 
@@ -75,6 +76,15 @@ func (d *decoder) defaults(s *Spec) {
 			def(d, fmt.Sprintf("release.gates[%d].margin", i), &g.Margin, defaultMargin)
 		}
 	}
+	if s.Release.Mirror.For != 0 {
+		def(d, "release.mirror.share", &s.Release.Mirror.Share, Percent(100_000))
+	}
+	if s.Release.Evidence.Probe.HTTP != "" {
+		def(d, "release.evidence.probe.rate", &s.Release.Evidence.Probe.Rate, defaultTopUp)
+	}
+	if h := s.Release.Hooks; h.Before != nil || h.After != nil {
+		def(d, "release.hooks.timeout", &s.Release.Hooks.Timeout, defaultHook)
+	}
 	def(d, "release.keep", &s.Release.Keep, defaultKeep)
 	if s.Release.Surge.IsZero() && s.Release.Unavailable.IsZero() {
 		s.Release.Surge = Amount{N: 1, Set: true}
@@ -82,6 +92,7 @@ func (d *decoder) defaults(s *Spec) {
 	for i, h := range s.Route.Hosts {
 		s.Route.Hosts[i] = strings.ToLower(h)
 	}
+	s.Route.Preview.Host = strings.ToLower(s.Route.Preview.Host)
 }
 
 func (d *decoder) probe(path string, p *Probe, interval, timeout time.Duration) {
@@ -103,7 +114,9 @@ func def[T any](d *decoder, path string, p *T, v T) {
 var (
 	nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 	envForm  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	hostForm = regexp.MustCompile(`^(\*\.)?([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
+	// headerForm is a field name (RFC 9110, section 5.1) and perhaps a value.
+	headerForm = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+(:[^\\x00-\\x1f]*)?$")
+	hostForm   = regexp.MustCompile(`^(\*\.)?([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 	// signals are those that every kind of machine has.
 	signals = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "ABRT", "ALRM", "KILL"}
 	// reserved are set by fairlead; a spec that sets them would break what they promise.
@@ -272,115 +285,26 @@ func (d *decoder) checkRoute(s *Spec) error {
 	if err := d.oneOf("route.tls", r.TLS, "off", "auto"); err != nil {
 		return err
 	}
+	if h := r.Preview.Host; h != "" && !hostForm.MatchString(h) {
+		return d.at("route.preview.host", "%q is not a host name", h)
+	}
+	if h := r.Preview.Header; h != "" && !headerForm.MatchString(h) {
+		return d.at("route.preview.header", "%q is not a header: write X-Preview, or \"X-Preview: yes\"", h)
+	}
+	for i, f := range r.Faults {
+		path := fmt.Sprintf("route.faults[%d]", i)
+		switch {
+		case f.Share <= 0:
+			return d.at(path+".share", "must be above zero: write share: 5%%")
+		case f.Delay == 0 && f.Abort == 0:
+			return d.at(path, "neither delay nor abort: nothing would happen")
+		case f.Abort != 0 && (f.Abort < 400 || f.Abort > 599):
+			return d.at(path+".abort", "%d is not a status from 400 to 599", f.Abort)
+		case f.Header != "" && !headerForm.MatchString(f.Header):
+			return d.at(path+".header", "%q is not a header: write X-Chaos, or \"X-Chaos: yes\"", f.Header)
+		}
+	}
 	return d.oneOf("route.mode", r.Mode, "proxy", "kernel")
-}
-
-// strategies are what release.strategy may say.
-var strategies = []string{"recreate", "rolling", "blue-green", "canary"}
-
-// UseStrategy replaces the strategy of a spec that was loaded, and the time each of its steps is watched where that was left
-// out. A strategy that is none is a [fail.Usage].
-func (s *Spec) UseStrategy(name string) error {
-	if !slices.Contains(strategies, name) {
-		return fail.New(fail.Usage, "", "the strategy %q is none of %s", name, strings.Join(strategies, ", "))
-	}
-	if s.Release.Strategy != name && s.Release.Watch == defaultWatch && name == "canary" {
-		s.Release.Watch = defaultCanaryWatch
-	}
-	s.Release.Strategy = name
-	return nil
-}
-
-func (d *decoder) checkRelease(s *Spec) error {
-	r := s.Release
-	if err := d.oneOf("release.strategy", r.Strategy, strategies...); err != nil {
-		return err
-	}
-	for i, g := range r.Gates {
-		if err := d.checkGate(fmt.Sprintf("release.gates[%d]", i), g); err != nil {
-			return err
-		}
-	}
-	if err := d.checkEvidence(r); err != nil {
-		return err
-	}
-	last := Percent(0)
-	for i, p := range r.Steps {
-		if p <= last {
-			return d.at(fmt.Sprintf("release.steps[%d]", i), "%s is not more than the step before", p)
-		}
-		if p%1000 != 0 {
-			return d.at(fmt.Sprintf("release.steps[%d]", i), "%s is finer than 1 %%, which is the finest split", p)
-		}
-		last = p
-	}
-	if r.Strategy == "rolling" && r.Surge.Of(s.Run.Instances, true) == 0 && r.Unavailable.Of(s.Run.Instances, false) == 0 {
-		return d.at("release", "rolling with neither surge nor unavailable instances cannot move").Hinted("write surge: 1")
-	}
-	if r.Keep < 1 {
-		return d.at("release.keep", "at least one old release is kept")
-	}
-	return nil
-}
-
-// checkGate holds one gate to its form.
-func (d *decoder) checkGate(path string, g Gate) error {
-	kinds := 0
-	for _, set := range []bool{g.Check != "", len(g.Compare) > 0, g.PromQL != "", g.HTTP != "", g.Webhook != "", g.Window != "", g.Approve != ""} {
-		if set {
-			kinds++
-		}
-	}
-	if kinds != 1 {
-		return d.at(path, "exactly one of check, compare, promql, http, webhook, window and approve is wanted, here are %d", kinds)
-	}
-	if g.Else != "" {
-		if err := d.oneOf(path+".else", g.Else, "rollback", "pause", "warn"); err != nil {
-			return err
-		}
-	}
-	if (g.FalseAlarm != 0 || g.Margin != 0) && len(g.Compare) == 0 {
-		return d.at(path, "false_alarm and margin belong to compare")
-	}
-	for i, c := range g.Compare {
-		if err := d.oneOf(fmt.Sprintf("%s.compare[%d]", path, i), c, "errors", "latency"); err != nil {
-			return err
-		}
-	}
-	switch {
-	case g.Check != "":
-		if _, err := ParseCheck(g.Check); err != nil {
-			return d.at(path+".check", "%v", err)
-		}
-	case g.Window != "":
-		if _, err := ParseWindow(g.Window); err != nil {
-			return d.at(path+".window", "%v", err)
-		}
-	case g.Webhook != "" && !strings.HasPrefix(g.Webhook, "https://") && !strings.HasPrefix(g.Webhook, "http://"):
-		return d.at(path+".webhook", "that is not an address").Hinted("write https://...") // it may hold a token, so it is not shown
-	case g.HTTP != "" && !strings.HasPrefix(g.HTTP, "/"):
-		return d.at(path+".http", "%q is not a path: write /smoke", g.HTTP)
-	case g.Approve != "":
-		return d.oneOf(path+".approve", g.Approve, "before", "steps")
-	}
-	return nil
-}
-
-func (d *decoder) checkEvidence(r Release) error {
-	if err := d.oneOf("release.evidence.inconclusive", r.Evidence.Inconclusive, "pause", "promote", "rollback"); err != nil {
-		return err
-	}
-	if r.Evidence.Requests < 1 || r.Evidence.Wait <= 0 {
-		return d.at("release.evidence", "requests and wait must be above zero")
-	}
-	if p := r.Evidence.Prometheus; p != "" && !strings.HasPrefix(p, "http://") && !strings.HasPrefix(p, "https://") {
-		return d.at("release.evidence.prometheus", "%q is not an address: write https://prometheus.example.com", p)
-	}
-	kind, name, named := strings.Cut(r.Sticky, ":")
-	if r.Sticky != "" && !(r.Sticky == "client" || (kind == "cookie" || kind == "header") && named && programForm.MatchString(name)) {
-		return d.at("release.sticky", "%q is none of client, cookie:NAME, header:NAME", r.Sticky)
-	}
-	return nil
 }
 
 func (d *decoder) oneOf(path, v string, allowed ...string) error {

@@ -1,10 +1,10 @@
 package spec
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,7 +13,7 @@ import (
 // Check is a threshold in words, as `errors <= 1%`, taken apart.
 type Check struct {
 	Text   string
-	Metric string  // errors, latency, cpu, memory, restarts, files, log or drill
+	Metric string  // errors, latency, differs, cpu, memory, restarts, files, log or drill
 	Arg    string  // drill: what was rehearsed; log: what a line must have, as level=error or a quoted text
 	Level  string  // log: the level, where Arg names one
 	Match  string  // log: the text, where Arg is one
@@ -28,6 +28,9 @@ var (
 	checkForm    = regexp.MustCompile(`^\s*([a-z][a-z0-9.]*)\s*(?:\(\s*(.*?)\s*\))?\s*(<=|>=|==|<|>)\s*([^\s/]+)(?:\s*/\s*([a-z]+))?\s*$`)
 	quantileForm = regexp.MustCompile(`^p(\d{1,2}(?:\.\d+)?)$`)
 )
+
+// Drills are what can be rehearsed.
+var Drills = []string{"rollback", "switch", "crash", "latency", "errors", "cpu", "memory"}
 
 const checkExamples = `write it as "errors <= 1%", "p95 <= 500ms", "cpu <= 90%", "memory <= 80%", "restarts == 0", "log(level=error) <= 10/min" or "log(\"panic:\") == 0"`
 
@@ -87,7 +90,7 @@ func (c *Check) value(s string) error {
 		return nil
 	}
 	switch c.Metric {
-	case "errors", "cpu":
+	case "errors", "differs", "cpu":
 		return share()
 	case "memory":
 		if percent {
@@ -109,8 +112,8 @@ func (c *Check) value(s string) error {
 	case "drill":
 		days, ok := strings.CutSuffix(s, "d")
 		n, isNumber := number(days)
-		if !ok || !isNumber || c.Arg != "rollback" || c.Op != "<=" && c.Op != "<" {
-			return errors.New("write drill(rollback) <= 30d: no longer ago than so many days")
+		if !ok || !isNumber || !slices.Contains(Drills, c.Arg) || c.Op != "<=" && c.Op != "<" {
+			return fmt.Errorf("write drill(rollback) <= 30d: no longer ago than so many days; what can be rehearsed is %s", strings.Join(Drills, ", "))
 		}
 		c.Value = n * (24 * time.Hour).Seconds()
 		return nil

@@ -126,6 +126,7 @@ func TestEveryFieldIsOverlaid(t *testing.T) {
 		lay(reflect.ValueOf(&want.Run).Elem(), reflect.ValueOf(parts.Run))
 		lay(reflect.ValueOf(&want.Route).Elem(), reflect.ValueOf(parts.Route))
 		lay(reflect.ValueOf(&want.Release).Elem(), reflect.ValueOf(parts.Release))
+		lay(reflect.ValueOf(&want.Alerts).Elem(), reflect.ValueOf(parts.Alerts))
 		lay(reflect.ValueOf(&want.Target).Elem(), reflect.ValueOf(parts.Target))
 		if err := newDecoder().overlay(root, &got); err != nil {
 			t.Fatal(err)

@@ -29,6 +29,7 @@ type Spec struct {
 	Run          Run                `json:"run,omitzero" jsonschema:"how its instances run"`
 	Route        Route              `json:"route,omitzero" jsonschema:"how traffic reaches it"`
 	Release      Release            `json:"release,omitzero" jsonschema:"how one release takes over from the other"`
+	Alerts       Alerts             `json:"alerts,omitzero" jsonschema:"what people are told of"`
 	Target       Target             `json:"target,omitzero" jsonschema:"where it runs; this machine when empty"`
 	Environments map[string]Overlay `json:"environments,omitempty" jsonschema:"named overlays: what is set here replaces what is set above"`
 
@@ -44,7 +45,14 @@ type Overlay struct {
 	Run     Run     `json:"run,omitzero"`
 	Route   Route   `json:"route,omitzero"`
 	Release Release `json:"release,omitzero"`
+	Alerts  Alerts  `json:"alerts,omitzero"`
 	Target  Target  `json:"target,omitzero"`
+}
+
+// Alerts are a service's own; where they are sent is the machine's affair.
+type Alerts struct {
+	// Rules are paths in the file. In a release they are what stands in those files.
+	Rules []string `json:"rules,omitempty" jsonschema:"Prometheus rule files beside fairlead.yaml"`
 }
 
 // Build says how the program is made.
@@ -155,6 +163,29 @@ type Route struct {
 	Listen string   `json:"listen,omitempty" jsonschema:"public address, as :80; default: 127.0.0.1 and the first free port from 8080"`
 	TLS    string   `json:"tls,omitempty" jsonschema:"off or auto"`
 	Mode   string   `json:"mode,omitempty" jsonschema:"proxy or kernel"`
+
+	Preview Preview `json:"preview,omitzero" jsonschema:"who sees the newest release that runs, whatever its share of the traffic"`
+	Faults  []Fault `json:"faults,omitempty" jsonschema:"what goes wrong on purpose: for rehearsals, not for production"`
+}
+
+// Preview lets some see a release before it has traffic.
+type Preview struct {
+	Host   string `json:"host,omitempty" jsonschema:"a host name of its own, as next.shop.example.com"`
+	Header string `json:"header,omitempty" jsonschema:"requests with this header, as X-Preview or X-Preview: yes"`
+}
+
+// Fault is something that goes wrong on purpose.
+type Fault struct {
+	Share  Percent  `json:"share" jsonschema:"of the requests that match"`
+	Delay  Duration `json:"delay,omitzero" jsonschema:"before the request is handed to an instance"`
+	Abort  int      `json:"abort,omitempty" jsonschema:"a status from 400 to 599 that is answered in place of the instance"`
+	Header string   `json:"header,omitempty" jsonschema:"only requests with this header, as X-Chaos or X-Chaos: yes"`
+}
+
+// HeaderMatch takes "Name: value" apart; without a value any will do.
+func HeaderMatch(s string) (name, value string) {
+	name, value, _ = strings.Cut(s, ":")
+	return strings.TrimSpace(name), strings.TrimSpace(value)
 }
 
 // Release says how one release takes over from the other.
@@ -170,6 +201,21 @@ type Release struct {
 	Sticky      string    `json:"sticky,omitempty" jsonschema:"who saw the new release keeps seeing it while its share grows: client (by address), cookie:NAME or header:NAME"`
 	Gates       []Gate    `json:"gates,omitempty" jsonschema:"questions asked of measurements at each step"`
 	Evidence    Evidence  `json:"evidence,omitzero" jsonschema:"how much the gates need to know"`
+	Mirror      Mirror    `json:"mirror,omitzero" jsonschema:"a dark launch: before it gets traffic of its own, the new release gets copies of safe requests"`
+	Hooks       Hooks     `json:"hooks,omitzero" jsonschema:"programs that run once for a release"`
+}
+
+// Mirror sends copies of requests to a release that has no traffic of its own; what it answers goes nowhere.
+type Mirror struct {
+	Share Percent  `json:"share,omitzero" jsonschema:"of the GET, HEAD and OPTIONS requests; default 100%"`
+	For   Duration `json:"for,omitzero" jsonschema:"how long, before the first step"`
+}
+
+// Hooks are commands: a program of the artifact by its name, or a path.
+type Hooks struct {
+	Before  []string `json:"before,omitempty" jsonschema:"before the release's first instance starts, as [migrate, up]; when it fails nothing is deployed"`
+	After   []string `json:"after,omitempty" jsonschema:"when the release has all traffic; when it fails that is told and nothing else follows"`
+	Timeout Duration `json:"timeout,omitzero" jsonschema:"for each; default 10m"`
 }
 
 // Evidence says how much gates need to know, and what follows when they never do.
@@ -178,14 +224,22 @@ type Evidence struct {
 	Wait         Duration `json:"wait,omitzero" jsonschema:"the longest a step waits for evidence; default 10m"`
 	Inconclusive string   `json:"inconclusive,omitempty" jsonschema:"what follows then: pause, promote or rollback; default pause"`
 	Prometheus   string   `json:"prometheus,omitempty" jsonschema:"the address of a Prometheus that promql gates ask; default: the one in the agent"`
+	Probe        TopUp    `json:"probe,omitzero" jsonschema:"requests of fairlead's own while there are too few to judge by"`
 }
 
-// Gate is one question; exactly one of Check, Compare, PromQL, HTTP, Webhook, Window and Approve is set.
+// TopUp is synthetic traffic through the edge.
+type TopUp struct {
+	HTTP string `json:"http,omitempty" jsonschema:"a path that may be asked at any time, as /"`
+	Rate int    `json:"rate,omitempty" jsonschema:"requests a second that there shall be, clients' own included; default 20"`
+}
+
+// Gate is one question; exactly one of Check, Compare, PromQL, HTTP, Exec, Webhook, Window and Approve is set.
 type Gate struct {
-	Check      string   `json:"check,omitempty" jsonschema:"a threshold, as errors <= 1%, p95 <= 500ms, cpu <= 90%, memory <= 80%, restarts == 0, log(level=error) <= 10/min"`
+	Check      string   `json:"check,omitempty" jsonschema:"a threshold, as errors <= 1%, p95 <= 500ms, cpu <= 90%, memory <= 80%, restarts == 0, log(level=error) <= 10/min, differs <= 1%"`
 	Compare    []string `json:"compare,omitempty" jsonschema:"errors, latency or both, of the new release against the old one beside it, by a sequential test"`
 	PromQL     string   `json:"promql,omitempty" jsonschema:"a comparison that must hold; $service, $environment, $canary and $stable are filled in"`
 	HTTP       string   `json:"http,omitempty" jsonschema:"a path that the new instances must answer with 2xx or 3xx before the release gets any traffic"`
+	Exec       []string `json:"exec,omitempty" jsonschema:"a command that must end with 0 for each new instance before the release gets any traffic; {{.Port}} is the instance's"`
 	Webhook    string   `json:"webhook,omitempty" jsonschema:"an address that is asked whether to go on: 200 says yes, 202 not yet, everything else no, with its first line as the reason"`
 	Window     string   `json:"window,omitempty" jsonschema:"when traffic may begin to move, as Mon-Fri 09:00-16:00 Europe/Berlin"`
 	Approve    string   `json:"approve,omitempty" jsonschema:"a person must say yes: before (any traffic) or steps (at the end of each)"`
@@ -205,6 +259,8 @@ func (g Gate) Name() string {
 		return g.PromQL
 	case g.HTTP != "":
 		return "GET " + g.HTTP
+	case len(g.Exec) > 0:
+		return "exec " + strings.Join(g.Exec, " ")
 	case g.Webhook != "":
 		return "webhook"
 	case g.Window != "":
@@ -215,7 +271,7 @@ func (g Gate) Name() string {
 
 // Before reports whether the gate has a question before the new release gets traffic.
 func (g Gate) Before() bool {
-	return g.HTTP != "" || g.Window != "" || g.Approve == "before" || strings.HasPrefix(g.Check, "drill")
+	return g.HTTP != "" || len(g.Exec) > 0 || g.Window != "" || g.Approve == "before" || strings.HasPrefix(g.Check, "drill")
 }
 
 // Target is where releases run; this machine when empty.

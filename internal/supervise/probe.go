@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os/exec"
 	"strings"
 	"time"
 
@@ -173,7 +172,7 @@ func (q *prober) ask(ctx context.Context, p spec.Probe) error {
 	case p.GRPC != nil:
 		err = askGRPC(ctx, q.addr, *p.GRPC)
 	case len(p.Exec) > 0:
-		err = q.askExec(ctx, p.Exec)
+		err = Ask(ctx, q.in.prog, q.in.number, q.in.snapshot().Port, p.Exec)
 	default:
 		err = askTCP(ctx, q.addr)
 	}
@@ -213,42 +212,6 @@ func askHTTP(ctx context.Context, addr, path string) error {
 	io.Copy(io.Discard, io.LimitReader(res.Body, 64<<10))
 	if res.StatusCode < 200 || res.StatusCode > 399 {
 		return fmt.Errorf("GET %s answered %s", path, res.Status)
-	}
-	return nil
-}
-
-// askExec runs a command as the service's user, in its folder and with its environment.
-func (q *prober) askExec(ctx context.Context, argv []string) error {
-	port := q.in.snapshot().Port
-	env, err := q.in.environment(port)
-	if err != nil {
-		return err
-	}
-	args := make([]string, len(argv))
-	for i, a := range argv {
-		args[i] = q.in.expand(a, port)
-	}
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Dir, cmd.Env = q.in.prog.Dir, env
-	cmd.WaitDelay = 100 * time.Millisecond
-	uid, gid, err := q.in.user()
-	if err != nil {
-		return err
-	}
-	asUser(cmd, uid, gid)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		secrets, e := q.in.secrets()
-		if e != nil {
-			return err
-		}
-		text := string(out)
-		for _, v := range secrets {
-			if v != "" {
-				text = strings.ReplaceAll(text, v, "[secret]")
-			}
-		}
-		return fmt.Errorf("%s: %w %s", argv[0], err, lastLine(text))
 	}
 	return nil
 }

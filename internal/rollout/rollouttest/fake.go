@@ -44,6 +44,8 @@ type Fake struct {
 	Outcome rollout.Outcome
 	At0     rollout.Progress // what the journal holds
 
+	Ran map[string]bool // hooks that did
+
 	Told      rollout.Orders
 	Decisions []rollout.Decision
 
@@ -74,7 +76,7 @@ func NewFake(old release.ID, n int) *Fake { return NewFakeLike(OneMachine, old, 
 
 // NewFakeLike makes a target of another kind.
 func NewFakeLike(like Like, old release.ID, n int) *Fake {
-	f := &Fake{staged: map[release.ID]bool{}, ready: map[release.ID]int{}, Start: 3 * time.Second, like: like, weight: make([]rollout.Weights, like.Hosts)}
+	f := &Fake{Ran: map[string]bool{}, staged: map[release.ID]bool{}, ready: map[release.ID]int{}, Start: 3 * time.Second, like: like, weight: make([]rollout.Weights, like.Hosts)}
 	if old != 0 {
 		f.staged[old], f.ready[old] = true, n
 		f.all(rollout.Weights{old: 100})
@@ -133,6 +135,22 @@ func (f *Fake) Observe(context.Context) (rollout.State, error) {
 func (f *Fake) Stage(ctx context.Context, r release.Release) error {
 	return f.call(ctx, func(bool) error {
 		f.staged[r.ID] = true
+		return nil
+	})
+}
+
+// Hook implements [rollout.Target].
+func (f *Fake) Hook(ctx context.Context, id release.ID, name string) error {
+	return f.call(ctx, func(bool) error {
+		switch {
+		case !f.staged[id]:
+			return fmt.Errorf("release %d is not staged", id)
+		case name == rollout.HookBefore && f.ready[id] > 0:
+			f.broken("hooks.before ran when release %d had started", id)
+		case name == rollout.HookAfter && f.weight[0][id] != 100:
+			f.broken("hooks.after ran before release %d had all traffic", id)
+		}
+		f.Ran[name] = true
 		return nil
 	})
 }

@@ -94,8 +94,10 @@ func (t *Target) Stage(ctx context.Context, r release.Release) error {
 	if err != nil {
 		return fmt.Errorf("release %d: %w", r.ID, err)
 	}
-	if err := home.WriteJSON(filepath.Join(dir, routeFile), routing{s.Route.Hosts, s.Release.Sticky}, 0o600); err != nil {
-		return err
+	for file, v := range map[string]any{routeFile: routingOf(&s), hooksFile: s.Release.Hooks} {
+		if err := home.WriteJSON(filepath.Join(dir, file), v, 0o600); err != nil {
+			return err
+		}
 	}
 	p := supervise.Program{
 		Service: t.service, Environment: t.env, Release: int(r.ID), Path: bin, Args: s.Run.Args, Env: s.Run.Env, Dir: data,
@@ -266,6 +268,14 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 	if err != nil {
 		return err
 	}
+	faults := map[release.ID][]edge.Fault{}
+	for id := range w {
+		r, err := t.routing(id)
+		if err != nil {
+			return err
+		}
+		faults[id] = r.Faults
+	}
 	return m.change(ctx, func(table *edge.Table) {
 		r := table.Find(t.service, t.env)
 		if r == nil {
@@ -277,10 +287,10 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 		}
 		r.Stopped, r.Backends = false, nil
 		if top != 0 {
-			r.Listen, r.Hosts, r.Sticky = t.listen, most.Hosts, last.Sticky
+			r.Listen, r.Hosts, r.Sticky, r.Preview, r.Mirror = t.listen, most.Hosts, last.Sticky, last.Preview, last.Mirror
 		}
 		for id, n := range w {
-			r.Backends = append(r.Backends, edge.Backend{Release: int(id), Weight: n})
+			r.Backends = append(r.Backends, edge.Backend{Release: int(id), Weight: n, Faults: faults[id]})
 		}
 		slices.SortFunc(r.Backends, func(a, b edge.Backend) int { return a.Release - b.Release })
 	})
@@ -288,8 +298,26 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 
 // routing is what a release says of its route: going back restores it.
 type routing struct {
-	Hosts  []string `json:"hosts,omitempty"`
-	Sticky string   `json:"sticky,omitempty"`
+	Hosts   []string     `json:"hosts,omitempty"`
+	Sticky  string       `json:"sticky,omitempty"`
+	Preview edge.Preview `json:"preview,omitzero"`
+	Mirror  int          `json:"mirror,omitempty"`
+	Faults  []edge.Fault `json:"faults,omitempty"`
+}
+
+func routingOf(s *spec.Spec) routing {
+	header := func(text string) edge.Header {
+		name, value := spec.HeaderMatch(text)
+		return edge.Header{Name: name, Value: value}
+	}
+	r := routing{Hosts: s.Route.Hosts, Sticky: s.Release.Sticky, Preview: edge.Preview{Host: s.Route.Preview.Host, Header: header(s.Route.Preview.Header)}}
+	if s.Release.Mirror.For > 0 {
+		r.Mirror = int(s.Release.Mirror.Share.Float())
+	}
+	for _, f := range s.Route.Faults {
+		r.Faults = append(r.Faults, edge.Fault{Share: f.Share.Float(), Header: header(f.Header), Delay: f.Delay.D(), Abort: f.Abort})
+	}
+	return r
 }
 
 const routeFile = "route.json"
