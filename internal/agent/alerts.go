@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/metrics"
 	"github.com/fairlead-dev/fairlead/internal/rpc"
+	"github.com/fairlead-dev/fairlead/internal/spec"
 )
 
 // openAlerts takes up the machine's alerts file. Like the metrics, it never keeps the agent from starting.
@@ -49,11 +51,7 @@ func (a *Agent) applyAlerts(c alert.Config) error {
 		return err
 	}
 	o.State, o.Log = filepath.Join(filepath.Dir(a.dirs.Alerts()), "alerts-state.json"), a.log
-	files, err := a.writeRules(c.RuleFiles)
-	if err != nil {
-		return err
-	}
-	if err := a.metrics.Rules(files); err != nil {
+	if err := a.loadRules(c.RuleFiles); err != nil {
 		return err
 	}
 	a.alertsMu.Lock()
@@ -67,19 +65,79 @@ func (a *Agent) applyAlerts(c alert.Config) error {
 	return err
 }
 
-// writeRules puts rule files where the rule manager reads them.
+// loadRules puts the machine's own rule files in force, and those of the releases that serve.
+func (a *Agent) loadRules(own []alert.RuleFile) error {
+	services, err := a.serviceRules()
+	if err != nil {
+		return err
+	}
+	files, err := a.writeRules(append(services, own...))
+	if err != nil {
+		return err
+	}
+	return a.metrics.Rules(files)
+}
+
+// serviceRules are the rule files of all releases that serve, named by their services.
+func (a *Agent) serviceRules() ([]alert.RuleFile, error) {
+	envs, err := a.journal.Environments(a.ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []alert.RuleFile
+	for _, e := range envs {
+		if e.Current == 0 || e.Stopped {
+			continue
+		}
+		r, err := a.journal.Release(a.ctx, e.Service, e.Environment, e.Current)
+		if err != nil {
+			return nil, err
+		}
+		var s spec.Spec
+		if err := json.Unmarshal(r.Config, &s); err != nil {
+			return nil, err
+		}
+		for i, text := range s.Alerts.Rules {
+			out = append(out, alert.RuleFile{Name: fmt.Sprintf("%s@%s-%d.yaml", e.Service, e.Environment, i+1), Text: text})
+		}
+	}
+	return out, nil
+}
+
+// reloadRules follows a change of what serves.
+func (a *Agent) reloadRules() {
+	if a.metrics == nil {
+		return
+	}
+	a.alertsApply.Lock()
+	defer a.alertsApply.Unlock()
+	var c alert.Config
+	err := home.ReadJSON(a.dirs.Alerts(), &c)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = a.loadRules(c.RuleFiles)
+	}
+	if err != nil {
+		a.log.Error("the rules of alerts stay as they were", "error", err)
+	}
+}
+
+// writeRules puts rule files where the rule manager reads them. Each has a folder by its name, and by its number where two
+// have one name: a group keeps its state while its file's path stays.
 func (a *Agent) writeRules(all []alert.RuleFile) ([]string, error) {
 	dir := filepath.Join(filepath.Dir(a.dirs.Alerts()), "rules")
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, err
 	}
 	var out []string
-	for i, f := range all {
-		sub := filepath.Join(dir, fmt.Sprint(i)) // two may have one name
+	same := map[string]int{}
+	for _, f := range all {
+		name := filepath.Base(f.Name)
+		same[name]++
+		sub := filepath.Join(dir, fmt.Sprint(same[name]))
 		if err := os.MkdirAll(sub, 0o700); err != nil {
 			return nil, err
 		}
-		path := filepath.Join(sub, filepath.Base(f.Name))
+		path := filepath.Join(sub, name)
 		if err := os.WriteFile(path, []byte(f.Text), 0o600); err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -132,7 +133,10 @@ func (a *Agent) gates(kind string, p rollout.Plan, rel release.Release) ([]rollo
 	if err := json.Unmarshal(rel.Config, &s); err != nil {
 		return nil, err
 	}
-	if kind != kindDeploy {
+	switch {
+	case strings.HasPrefix(kind, kindDrill) && noticeable(kind): // those that may notice; nobody is asked for leave
+		s.Release.Gates = slices.DeleteFunc(s.Release.Gates, func(g spec.Gate) bool { return g.PromQL == "" && len(g.Compare) == 0 && (g.Check == "" || g.Before()) })
+	case kind != kindDeploy:
 		s.Release.Gates = nil
 	}
 	e := &evidence{Agent: a, service: p.Service, env: p.Environment}
@@ -149,9 +153,9 @@ func (a *Agent) gates(kind string, p rollout.Plan, rel release.Release) ([]rollo
 	if err != nil {
 		return nil, err
 	}
-	gates, err := gate.Make(&s, p, e, gate.Known{Before: a.baseline(p).Before, Drills: drills})
+	gates, err := gate.Make(&s, p, e, gate.Known{Before: a.baseline(p).Before, Drills: drills, Run: a.machine.Ask})
 	if strings.HasPrefix(kind, kindDrill) {
-		gates = append(gates, gate.Drill{})
+		gates = append(gates, a.drillGate(kind, p))
 	}
 	e.at = time.Time{} // what was read by now is from before the rollout: an instance may be up within the time a reading is fresh
 	return gates, err

@@ -204,6 +204,7 @@ func (a *Agent) stop(ctx context.Context, m api.Move) error {
 	if err := a.target(m.Service, m.Environment, e.Listen).Stop(ctx, ids); err != nil {
 		return err
 	}
+	a.reloadRules()
 	return a.journal.Cooled(ctx, m.Service, m.Environment)
 }
 
@@ -232,6 +233,7 @@ func (a *Agent) remove(ctx context.Context, m api.Move) error {
 		return err
 	}
 	a.pruneArtifacts()
+	a.reloadRules()
 	return nil
 }
 

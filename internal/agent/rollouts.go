@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -300,7 +301,10 @@ func (a *Agent) drive(ctx context.Context, r *run, ro journal.Rollout, rel relea
 	var e rollout.Engine
 	r.j.Receipt = func(o rollout.Outcome, _ error) any {
 		receipt = a.receipt(ro, o, listen)
-		receipt.Recovered = e.Recovered
+		receipt.Recovered, receipt.Noticed = e.Recovered, nil
+		if strings.HasPrefix(ro.Kind, kindDrill) {
+			receipt.Noticed = a.noticed(ro, e.Gates)
+		}
 		return receipt
 	}
 	late := &insistent{Running: r.j}
@@ -309,14 +313,23 @@ func (a *Agent) drive(ctx context.Context, r *run, ro journal.Rollout, rel relea
 	if err := a.cooled(ctx, p); err != nil {
 		a.log.Error("cannot stop what was kept warm", "error", err)
 	}
+	var s spec.Spec
+	if err := json.Unmarshal(rel.Config, &s); err != nil {
+		a.log.Error("the release's configuration cannot be read", "rollout", ro.ID, "error", err)
+	}
+	if ro.Kind == kindDeploy && s.Release.Evidence.Probe.HTTP != "" && p.Old != 0 {
+		probing, end := context.WithCancel(ctx)
+		defer end()
+		go a.topUp(probing, p, listen, &s)
+	}
 	err := e.Run(ctx, p, rel, rollout.Progress{Step: ro.Step, Undoing: ro.Undoing, Cause: ro.Cause})
 	end := api.End{Outcome: string(rollout.Done), Receipt: receipt}
 	if err != nil {
 		end.Error = fail.As(err)
 		end.Outcome = string(end.Error.Kind)
 	} else {
-		var s spec.Spec
-		if json.Unmarshal(rel.Config, &s) == nil {
+		a.reloadRules()
+		if s.Release.Keep > 0 {
 			a.prune(p.Service, p.Environment, s.Release.Keep)
 		}
 	}

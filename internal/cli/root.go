@@ -38,6 +38,7 @@ type app struct {
 	env      string
 	delta    string
 	strategy string
+	wait     bool
 	plain    bool // registries: --plain-http
 	loose    bool // registries: --insecure-tls
 	ui       *progress
@@ -105,7 +106,7 @@ func (a *app) root() *cobra.Command {
 		"look":    {a.statusCmd(), a.historyCmd(), a.logsCmd(), a.metricsCmd(), a.alertsCmd()},
 		"build":   {a.buildCmd(), a.inspectCmd(), a.verifyCmd(), a.pushCmd(), a.pullCmd(), a.exportCmd(), a.keysCmd()},
 		"spec":    {a.initCmd(), a.checkCmd(), a.configCmd(), a.schemaCmd()},
-		"machine": {a.agentCmd(), a.daemonCmd()},
+		"machine": {a.agentCmd(), a.daemonCmd(), a.burnCmd()},
 	} {
 		for _, c := range cmds {
 			c.GroupID = group
@@ -148,7 +149,7 @@ func (a *app) deploy(dir string) (deploy.Deploy, error) {
 		return deploy.Deploy{}, err
 	}
 	return deploy.Deploy{Dir: dir, Env: a.env, Dirs: d, Exe: exe, Version: a.Version.resolve().Version, By: who(), Getenv: a.Getenv, Events: a.ui.event,
-		Passphrase: a.passphrase, Registry: a.registry(), Delta: a.delta, Strategy: a.strategy}, nil
+		Passphrase: a.passphrase, Registry: a.registry(), Delta: a.delta, Strategy: a.strategy, LeavePaused: !a.wait && !isTerminal(a.Stderr)}, nil
 }
 
 // client reaches this machine's agent.

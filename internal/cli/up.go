@@ -36,6 +36,7 @@ func (a *app) upCmd() *cobra.Command {
 	}
 	c.Flags().StringVar(&a.strategy, "strategy", "", "in place of release.strategy: recreate, rolling, blue-green or canary")
 	c.Flags().StringVar(&a.delta, "delta", "auto", "send only what changed to the machine: auto, always or never")
+	c.Flags().BoolVar(&a.wait, "wait", false, "stay when a person must say how it goes on; without it, that ends with code 4 where there is no terminal")
 	return a.withRegistry(a.withEnv(c))
 }
 

@@ -38,6 +38,9 @@ type Deploy struct {
 	Getenv   func(string) string
 	Events   event.Sink
 
+	// LeavePaused ends what is followed with a [fail.Paused] when it waits for a person. The rollout stays as it is.
+	LeavePaused bool
+
 	// Passphrase asks a person; it fails where there is none.
 	Passphrase func(prompt string) ([]byte, error)
 	Registry   registry.Options
@@ -170,6 +173,9 @@ func (d Deploy) load() (*spec.Spec, error) {
 	if err == nil && d.Strategy != "" {
 		err = s.UseStrategy(d.Strategy)
 	}
+	if err == nil {
+		err = readRules(s)
+	}
 	return s, err
 }
 
@@ -243,7 +249,15 @@ func (d Deploy) follow(ctx context.Context, c *api.Client, id int64) (*api.Recei
 			}
 		}
 	}()
-	end, err := c.Follow(context.WithoutCancel(ctx), id, d.Events)
+	following, leave := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer leave(nil)
+	end, err := c.Follow(following, id, func(e event.Event) {
+		d.Events.Send(e)
+		if d.LeavePaused && (e.Type == event.Paused || e.Type == event.Waits) {
+			leave(fail.New(fail.Paused, "", "release %d of %s is half way: %s", e.Release, e.Service, e.Text).
+				Hinted("`fairlead watch %s` follows it, `fairlead promote`, `approve`, `resume` and `abort` say how it goes on", e.Service))
+		}
+	})
 	if err != nil {
 		return nil, err
 	}

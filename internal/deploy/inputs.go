@@ -15,6 +15,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/keeper"
+	"github.com/fairlead-dev/fairlead/internal/metrics"
 	"github.com/fairlead-dev/fairlead/internal/preflight"
 	"github.com/fairlead-dev/fairlead/internal/spec"
 )
@@ -99,4 +100,24 @@ func readSecret(dir string, ref spec.Secret, getenv func(string) string) (string
 		return strings.TrimRight(string(b), "\r\n"), nil
 	}
 	return "", errors.New("this version reads env:// and file:// only")
+}
+
+// readRules checks the service's rule files and puts their texts in place of their names: a release has its own.
+func readRules(s *spec.Spec) error {
+	var texts []string
+	for _, name := range s.Alerts.Rules {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(s.Dir, name)
+		}
+		if _, err := metrics.LoadRules(name); err != nil {
+			return err
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return fail.New(fail.Usage, "alerts.rules", "%w", err)
+		}
+		texts = append(texts, string(b))
+	}
+	s.Alerts.Rules = texts
+	return nil
 }

@@ -13,6 +13,12 @@ const (
 	Error Level = "error"
 )
 
+// Types of events that a rollout waits with.
+const (
+	Paused = "paused" // until somebody says how to go on
+	Waits  = "waits"  // for the answer of a person
+)
+
 // Event is one thing that happened, or how far something is. Field names are part of the command line's --json output.
 type Event struct {
 	Time    time.Time `json:"time"`

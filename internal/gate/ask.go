@@ -128,6 +128,6 @@ func (a *approval) Ask(_ context.Context, m rollout.Moment) rollout.Answer {
 	if m.Orders.Approved > m.Step {
 		return a.pass(m.Orders.Approval, nil)
 	}
-	return rollout.Answer{Gate: a.spec.Name(), Verdict: rollout.Unsure,
+	return rollout.Answer{Gate: a.spec.Name(), Verdict: rollout.Unsure, Person: true,
 		Reason: fmt.Sprintf("waits for a person: `fairlead approve %s`, or `fairlead abort %s`", m.Plan.Service, m.Plan.Service)}
 }

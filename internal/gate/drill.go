@@ -9,16 +9,37 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/spec"
 )
 
-// Drill is the gate of a rehearsal: after the step's time it says no, whatever there is to see.
-type Drill struct{}
+// Drill is the gate of a rehearsal. After the step's time it says no, whatever there is to see: everything goes back.
+type Drill struct {
+	Strike  func(ctx context.Context) error // what is done when the traffic has moved; nil for nothing
+	Notices bool                            // another gate should have said no by then
+	Began   time.Time                       // when it was done
+}
+
+// DrillName is what the gate of a rehearsal is called.
+const DrillName = "drill"
 
 // Ask implements [rollout.Gate].
-func (Drill) Ask(_ context.Context, m rollout.Moment) rollout.Answer {
-	a := rollout.Answer{Gate: "drill", Verdict: rollout.Unsure, Reason: "the rehearsal takes its time"}
+func (d *Drill) Ask(ctx context.Context, m rollout.Moment) rollout.Answer {
+	a := rollout.Answer{Gate: DrillName, Verdict: rollout.Unsure, Reason: "the rehearsal takes its time"}
 	if m.Before {
 		a.Verdict = rollout.Pass
-	} else if m.Elapsed >= m.For {
+		return a
+	}
+	if d.Began.IsZero() {
+		d.Began = time.Now()
+		if d.Strike != nil {
+			if err := d.Strike(ctx); err != nil {
+				a.Verdict, a.Else, a.Reason = rollout.Breach, rollout.Back, "the drill could not be held: "+err.Error()
+				return a
+			}
+		}
+	}
+	if m.Elapsed >= m.For {
 		a.Verdict, a.Else, a.Reason = rollout.Breach, rollout.Back, "drill: it goes back on purpose"
+		if d.Notices {
+			a.Reason = fmt.Sprintf("drill: no gate noticed it within %s", m.For)
+		}
 	}
 	return a
 }

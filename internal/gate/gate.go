@@ -164,6 +164,9 @@ func (b *base) blind(m rollout.Moment, err error) rollout.Answer {
 // idle is the answer of a gate that judges traffic while there is none to judge.
 func (b *base) idle() rollout.Answer { return b.pass("asked when there is traffic", nil) }
 
+// HealthName is what the gate that every rollout has is called when it says no.
+const HealthName = "instances live"
+
 // healthy says no when an instance of the new release died or stopped being ready.
 type healthy struct {
 	e    Evidence
@@ -186,7 +189,7 @@ func (h healthy) Ask(ctx context.Context, m rollout.Moment) rollout.Answer {
 			why = "is not ready any more: " + i.Probe
 		}
 		if why != "" {
-			return rollout.Answer{Verdict: rollout.Breach, Else: rollout.Back, Lines: h.e.Tail(p.New, i.Number),
+			return rollout.Answer{Gate: HealthName, Verdict: rollout.Breach, Else: rollout.Back, Lines: h.e.Tail(p.New, i.Number),
 				Reason: fmt.Sprintf("instance %d of release %d %s, after it had %s", i.Number, i.Release, why, had(m)),
 				Hint:   fmt.Sprintf("run `fairlead logs %s --release %d%s`", p.Service, i.Release, spec.EnvFlag(p.Environment))}
 		}

@@ -182,12 +182,13 @@ func (j *Journal) Remove(ctx context.Context, service, env string) error {
 	})
 }
 
-// LastDrill returns when a drill of this kind last ended as it should: everything went back, and no request failed. The zero
-// time says that none did.
+// LastDrill returns when a drill of this kind last ended as it should: everything went back, and no request failed, or, where
+// a gate had something to notice, one did. The zero time says that none did.
 func (j *Journal) LastDrill(ctx context.Context, service, env, kind string) (time.Time, error) {
 	var at sql.NullInt64
 	err := j.db.QueryRowContext(ctx, `SELECT max(ended) FROM rollout WHERE service = ? AND environment = ? AND kind = ? AND outcome = ?
-		AND json_extract(receipt, '$.failed') = 0`, service, env, kind, string(rollout.RolledBack)).Scan(&at)
+		AND CASE WHEN json_extract(receipt, '$.noticed') IS NULL THEN json_extract(receipt, '$.failed') = 0
+			ELSE json_extract(receipt, '$.noticed.by') <> '' END`, service, env, kind, string(rollout.RolledBack)).Scan(&at)
 	if err != nil || !at.Valid {
 		return time.Time{}, err
 	}

@@ -57,6 +57,7 @@ type Answer struct {
 	Evidence any      `json:"evidence,omitempty"` // the numbers themselves
 	Lines    []string `json:"lines,omitempty"`    // log lines that belong to a breach
 	Hint     string   `json:"hint,omitempty"`
+	Person   bool     `json:"person,omitempty"` // unsure until somebody says something
 }
 
 func (a Answer) err() error {
@@ -151,7 +152,7 @@ func (w *watcher) look(ctx context.Context) (done bool, err error) {
 	}
 	if orders.Paused != "" {
 		if !w.paused {
-			w.say(w.moment.Plan, w.moment.Step, "paused", event.Warn, "paused: "+orders.Paused)
+			w.say(w.moment.Plan, w.moment.Step, event.Paused, event.Warn, "paused: "+orders.Paused)
 		}
 		w.paused = true
 		return false, nil
@@ -172,7 +173,11 @@ func (w *watcher) look(ctx context.Context) (done bool, err error) {
 func (w *watcher) sayWhatFor() {
 	for _, a := range w.last {
 		if a.Verdict == Unsure && a.Gate != "" {
-			w.say(w.moment.Plan, w.moment.Step, "gate", event.Info, fmt.Sprintf("waits for %s: %s", a.Gate, a.Reason))
+			typ := "gate"
+			if a.Person {
+				typ = event.Waits
+			}
+			w.say(w.moment.Plan, w.moment.Step, typ, event.Info, fmt.Sprintf("waits for %s: %s", a.Gate, a.Reason))
 		}
 	}
 }

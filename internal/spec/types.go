@@ -113,7 +113,14 @@ type Run struct {
 	StartupTimeout Duration          `json:"startup_timeout,omitzero" jsonschema:"the longest a new instance may take to become ready; default 60s"`
 	Stop           Stop              `json:"stop,omitzero" jsonschema:"how an instance is ended"`
 	Logs           Logs              `json:"logs,omitzero" jsonschema:"how long its log is kept"`
+	Faults         InstanceFaults    `json:"faults,omitzero" jsonschema:"what goes wrong on purpose in its instances: for rehearsals, not for production"`
 	Metrics        string            `json:"metrics,omitempty" jsonschema:"the path of the service's own metrics in Prometheus's format, as /metrics; they are kept with fairlead's"`
+}
+
+// InstanceFaults are used by each instance in vain, within its limits.
+type InstanceFaults struct {
+	CPU    CPU   `json:"cpu,omitzero" jsonschema:"cores, as 0.5"`
+	Memory Bytes `json:"memory,omitzero" jsonschema:"as 256MiB"`
 }
 
 // Limits of one instance. Zero means no limit, except Files.

@@ -83,6 +83,12 @@ func (b Bytes) String() string {
 	return strconv.FormatInt(int64(b), 10) + "B"
 }
 
+// Set reads a size as a flag (pflag.Value).
+func (b *Bytes) Set(s string) error { return b.parse(s) }
+
+// Type names the value in help.
+func (b *Bytes) Type() string { return "size" }
+
 func (b *Bytes) parse(s string) error {
 	for _, u := range byteUnits {
 		num, ok := strings.CutSuffix(s, u.suffix)
@@ -107,6 +113,12 @@ type CPU int64
 
 // String writes cores, as 1.5.
 func (c CPU) String() string { return strconv.FormatFloat(float64(c)/1000, 'f', -1, 64) }
+
+// Cores returns the number of cores.
+func (c CPU) Cores() float64 { return float64(c) / 1000 }
+
+// Cores makes a value of a number of cores.
+func Cores(n float64) CPU { return CPU(math.Round(n * 1000)) }
 
 func (c *CPU) parse(s string) error {
 	n, ok := number(s)

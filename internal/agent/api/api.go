@@ -85,6 +85,7 @@ type Receipt struct {
 	Aborted     uint64        `json:"aborted"`                // clients that went away first
 	Gap         time.Duration `json:"gap_ns"`                 // longest time in which requests waited and none was answered
 	Recovered   time.Duration `json:"recovered_ns,omitempty"` // when it went back: from the decision until the old release had all traffic
+	Noticed     *Noticed      `json:"noticed,omitempty"`      // drills in which a gate had something to notice
 	Before      Latency       `json:"before"`                 // the old release in the minute before
 	After       Latency       `json:"after"`                  // the new release since it got traffic
 }
@@ -99,17 +100,37 @@ type End struct {
 // EventEnd is the type of a rollout's last event.
 const EventEnd = "end"
 
-// Drill asks for a rehearsal: a second run of what serves gets a share of the traffic for a while, and then everything goes
-// back as if it had been bad. Only [DrillRollback] is known.
+// Drill asks for a rehearsal: a second run of what serves gets a share of the traffic for a while, something is done to it,
+// and then everything goes back as from a bad release.
 type Drill struct {
 	Move
-	What  string        `json:"what"`
-	Share int           `json:"share"` // percent of the traffic, 1 to 99
-	For   time.Duration `json:"for_ns"`
+	What   string        `json:"what"`  // one of the Drills
+	Share  int           `json:"share"` // percent of the traffic, 1 to 99; [DrillSwitch] moves all of it
+	For    time.Duration `json:"for_ns"`
+	Hit    float64       `json:"hit,omitempty"`      // errors, latency: percent of the second run's requests
+	Status int           `json:"status,omitempty"`   // errors: what is answered
+	Delay  time.Duration `json:"delay_ns,omitempty"` // latency
+	CPU    float64       `json:"cpu,omitempty"`      // cores that are used in vain
+	Memory int64         `json:"memory,omitempty"`   // bytes, likewise
 }
 
-// DrillRollback rehearses going back.
-const DrillRollback = "rollback"
+// The drills.
+const (
+	DrillRollback = "rollback" // nothing is done to it; the way back is what is rehearsed
+	DrillSwitch   = "switch"   // likewise, with all traffic
+	DrillCrash    = "crash"    // an instance is killed
+	DrillErrors   = "errors"   // the edge answers errors in its place
+	DrillLatency  = "latency"  // the edge delays its requests
+	DrillCPU      = "cpu"      // its instances use processors in vain
+	DrillMemory   = "memory"   // its instances use memory in vain
+)
+
+// Noticed tells how a drill went in which a gate had something to notice.
+type Noticed struct {
+	By       string        `json:"by"` // the gate; "" when none did
+	Reason   string        `json:"reason"`
+	Detected time.Duration `json:"detected_ns,omitempty"` // since it was done
+}
 
 // Order is what a person tells a rollout.
 type Order struct {

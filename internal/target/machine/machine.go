@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/edge"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
+	"github.com/fairlead-dev/fairlead/internal/release"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
 	"github.com/fairlead-dev/fairlead/internal/wait"
 )
@@ -145,6 +146,15 @@ func (m *Machine) Instances(service, env string) []supervise.Instance {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.of(service, env, 0)
+}
+
+// Ask runs a command for an instance as the service's own; the error says how it ended, if not well.
+func (m *Machine) Ask(ctx context.Context, i supervise.Instance, argv []string) error {
+	p, err := m.Target(i.Service, i.Environment, "", nil).program(release.ID(i.Release))
+	if err != nil {
+		return err
+	}
+	return supervise.Ask(ctx, p, i.Number, i.Port, argv)
 }
 
 // All returns what the supervisor last said of every instance. Unlike [Machine.Supervised] it asks nobody.

@@ -103,6 +103,11 @@ func (t *Target) Stage(ctx context.Context, r release.Release) error {
 		Service: t.service, Environment: t.env, Release: int(r.ID), Path: bin, Args: s.Run.Args, Env: s.Run.Env, Dir: data,
 		Limits: s.Run.Limits, Probes: s.Run.Probes, StartupTimeout: s.Run.StartupTimeout, Stop: s.Run.Stop, Logs: s.Run.Logs,
 	}
+	if f := s.Run.Faults; f != (spec.InstanceFaults{}) {
+		if err := t.m.burden(&p, f); err != nil {
+			return err
+		}
+	}
 	if len(s.Run.Secrets) > 0 {
 		p.SecretsFile = SecretsPath(t.m.dirs, t.service, t.env, r.ID)
 		if _, err := os.Stat(p.SecretsFile); err != nil {
