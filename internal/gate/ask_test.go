@@ -101,14 +101,14 @@ func TestDiffers(t *testing.T) {
 	f := &fake{counts: map[release.ID]edge.Counts{}}
 	a := asking(t, f, spec.Gate{Check: "differs <= 1%"})
 	before := a.m.Step - 1 // the change of traffic before this watch
-	real := a.m.Plan.Steps[before].Weights
+	shares := a.m.Plan.Steps[before].Weights
 	a.m.Plan.Steps[before].Weights = rollout.Weights{older: 100, newer: 0}
 	a.wants(a.ask(0), rollout.Unsure, "0 requests", "100 more are needed")
 	f.counts[newer] = edge.Counts{Requests: 220, Mirrored: 200, Differed: 2}
 	a.wants(a.ask(0), rollout.Pass, "1 % of 200 requests answered with another status")
 	f.counts[newer] = edge.Counts{Requests: 240, Mirrored: 220, Differed: 3}
 	a.wants(a.ask(0), rollout.Breach, "1.36 % of 220 requests")
-	a.m.Plan.Steps[before].Weights = real
+	a.m.Plan.Steps[before].Weights = shares
 	a.wants(a.ask(0), rollout.Pass, "asked of copied requests")
 }
 

@@ -18,6 +18,20 @@ import (
 
 // Each case is a file behind "service: a", and the place, words and hint of its error.
 var refused = []struct{ yaml, place, text, hint string }{
+	{"route: {preview: {host: 'a b'}}", "2:25", `"a b" is not a host name`, ""},
+	{"route: {preview: {header: 'X Preview'}}", "2:27", `"X Preview" is not a header`, ""},
+	{"route: {faults: [{delay: 1s}]}", "2:18", "share: must be above zero", ""},
+	{"route: {faults: [{share: 5%}]}", "2:18", "neither delay nor abort", ""},
+	{"route: {faults: [{share: 5%, abort: 200}]}", "2:37", "200 is not a status from 400 to 599", ""},
+	{"release: {mirror: {share: 10%}}", "2:19", "for must be above zero", ""},
+	{"release: {mirror: {share: 0.5%, for: 1m}}", "2:27", "finer than 1 %", ""},
+	{"release: {strategy: rolling, mirror: {for: 1m}}", "2:38", "needs both releases side by side", "blue-green or canary"},
+	{"release: {hooks: {before: [migrate, up]}}", "2:27", `"migrate" is no program of this service`, "{migrate: ./cmd/migrate}"},
+	{"release: {hooks: {after: [/bin/true], timeout: 0s}}", "2:48", "must be above zero", ""},
+	{"release: {evidence: {probe: {rate: 5}}}", "2:29", "wants a path and at most 200 requests a second", ""},
+	{"release: {evidence: {probe: {http: /, rate: 1000}}}", "2:29", "at most 200", ""},
+	{"release: {gates: [{exec: [x], http: /}]}", "2:19", "exactly one of check, compare, promql, http, exec", ""},
+	{"release: {gates: [{check: drill(sleep) <= 3d}]}", "2:27", "what can be rehearsed is rollback, switch, crash", ""},
 	{"runn: {}", "2:1", `no key "runn" at the top`, `did you mean "run"?`},
 	{"run: {instnaces: 2}", "2:7", `no key "instnaces" under run`, `"instances"`},
 	{"run:\n  limits:\n    Memory: 1GiB", "4:5", `no key "Memory" under run.limits`, `"memory"`},

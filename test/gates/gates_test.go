@@ -74,7 +74,7 @@ type moved struct {
 // begin starts `fairlead up` and returns while it runs; what it printed comes when it ends.
 func (w *world) begin(t *testing.T) <-chan moved {
 	t.Helper()
-	return w.background(t, "up", w.dir)
+	return w.background(t, "up", "--wait", w.dir)
 }
 
 func (w *world) background(t *testing.T, args ...string) <-chan moved {

@@ -72,7 +72,9 @@ func (t *Target) Hook(ctx context.Context, id release.ID, name string) error {
 				Hinted("look at what it left behind; `fairlead up` makes a new release, whose hook runs anew")
 		}
 		if err := wait.For(ctx, 50*time.Millisecond); err != nil {
-			return t.endHook(ctx, file, r)
+			cause := context.Cause(ctx)
+			endHook(ctx, file)
+			return cause
 		}
 		if err := home.ReadJSON(file, &r); err != nil {
 			return err
@@ -85,17 +87,19 @@ func (t *Target) Hook(ctx context.Context, id release.ID, name string) error {
 		Hinted("run `fairlead logs %s --release %d%s`", t.service, id, spec.EnvFlag(t.env))
 }
 
-// endHook ends a hook that nobody waits for any more, in order.
-func (t *Target) endHook(ctx context.Context, file string, r hookRecord) error {
-	cause := context.Cause(ctx)
+// endHook ends a hook that nobody waits for any more, in order; one that ended, or never ran, is left alone.
+func endHook(ctx context.Context, file string) {
+	var r hookRecord
+	if home.ReadJSON(file, &r) != nil || !r.Ended.IsZero() || !r.Process.Alive() {
+		return
+	}
 	p, err := os.FindProcess(r.Process.PID)
-	if err != nil || !r.Process.Alive() || p.Signal(os.Interrupt) != nil {
-		return cause
+	if err != nil || p.Signal(os.Interrupt) != nil {
+		return
 	}
 	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), hookStart)
 	defer cancel()
 	wait.Until(within, 20*time.Millisecond, func() bool { return home.ReadJSON(file, &r) == nil && !r.Ended.IsZero() }) // its record says how it went
-	return cause
 }
 
 // RunHook is the life of the process that runs the hook whose record is file. A hook that was begun before is not run.
@@ -157,7 +161,7 @@ func (r *hookRecord) run(ctx context.Context, root string, p supervise.Program, 
 	cmd.Stdout, cmd.Stderr = hookOutput{w, "stdout", &tail}, hookOutput{w, "stderr", &tail}
 	err = cmd.Run()
 	if ctx.Err() != nil {
-		err = context.Cause(ctx)
+		err = fmt.Errorf("it was ended: %w", context.Cause(ctx))
 	}
 	text := "ended well"
 	if err != nil {

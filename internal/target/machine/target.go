@@ -156,6 +156,11 @@ func (t *Target) Scale(ctx context.Context, id release.ID, n int) error {
 	if err := t.m.Ready(ctx); err != nil {
 		return err
 	}
+	if n == 0 {
+		for _, name := range []string{rollout.HookBefore, rollout.HookAfter} {
+			endHook(ctx, t.hookFile(id, name))
+		}
+	}
 	p, err := t.program(id)
 	if errors.Is(err, os.ErrNotExist) && n == 0 {
 		return nil // never staged, so nothing of it runs
