@@ -57,6 +57,7 @@ var ranks = map[string]int{
 	"internal/metrics":             2,
 	"internal/platform":            0,
 	"internal/fail":                0,
+	"internal/certs":               1,
 }
 
 // onlyHere are imports that one room keeps to itself, with the reason.

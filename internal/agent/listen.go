@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/journal"
 	"github.com/fairlead-dev/fairlead/internal/spec"
+	"github.com/fairlead-dev/fairlead/internal/target/machine"
 )
 
 // The public port when the spec names none: the first free one from here on. It is bound to loopback: nobody outside
@@ -35,12 +36,15 @@ func (a *Agent) chooseListen(ctx context.Context, s spec.Spec, env journal.Envir
 	next := edge.Table{Routes: slices.DeleteFunc(slices.Clone(table.Routes), func(r edge.Route) bool {
 		return r.Service == s.Service && r.Environment == env.Environment && env.Service == s.Service
 	})}
-	next.Routes = append(next.Routes, edge.Route{Service: s.Service, Environment: "new", Listen: listen, Hosts: s.Route.Hosts})
+	next.Routes = append(next.Routes, machine.RouteOf(&s, "new", listen))
 	return listen, next.Check()
 }
 
 func (a *Agent) defaultListen(s spec.Spec, env journal.Environment, table edge.Table) (string, error) {
 	if len(s.Route.Hosts) > 0 {
+		if os.Geteuid() == 0 && s.Route.TLS != "" && s.Route.TLS != "off" {
+			return ":443", nil
+		}
 		if os.Geteuid() == 0 {
 			return ":80", nil
 		}
@@ -77,13 +81,18 @@ func (a *Agent) url(service, env, listen string) string {
 	if host == "" || host == "0.0.0.0" || host == "::" {
 		host = "127.0.0.1"
 	}
+	scheme, usual := "http://", "80"
 	if t, err := a.machine.Table(a.ctx); err == nil {
-		if r := t.Find(service, env); r != nil && len(r.Hosts) > 0 {
+		r := t.Find(service, env)
+		if r != nil && len(r.Hosts) > 0 {
 			host = r.Hosts[0]
 		}
+		if r != nil && r.TLS != nil {
+			scheme, usual = "https://", "443"
+		}
 	}
-	if port == "80" {
-		return "http://" + host
+	if port == usual {
+		return scheme + host
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	return scheme + net.JoinHostPort(host, port)
 }

@@ -2,9 +2,11 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/rollout"
@@ -23,7 +25,11 @@ const (
 func (a *Agent) topUp(ctx context.Context, p rollout.Plan, listen string, s *spec.Spec) {
 	key := counterKey{p.Service, p.Environment, 0}
 	before, own := a.count()[key].Requests, uint64(0)
-	client := &http.Client{Timeout: topUpWait, Transport: &http.Transport{MaxIdleConnsPerHost: topUpOpen, DialContext: (&net.Dialer{Timeout: time.Second}).DialContext},
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, loopback(listen))
+	}
+	client := &http.Client{Timeout: topUpWait, Transport: &http.Transport{MaxIdleConnsPerHost: topUpOpen, DialContext: dial,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, //nolint:gosec // it is this machine's own edge, by its address
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	defer client.CloseIdleConnections()
 	open := make(chan struct{}, topUpOpen)
@@ -41,7 +47,7 @@ func (a *Agent) topUp(ctx context.Context, p rollout.Plan, listen string, s *spe
 				own++
 				go func() {
 					defer func() { <-open }()
-					probe(ctx, client, listen, s)
+					probe(ctx, client, s)
 				}()
 			default:
 			}
@@ -52,23 +58,29 @@ func (a *Agent) topUp(ctx context.Context, p rollout.Plan, listen string, s *spe
 	}
 }
 
-// probe asks once. What comes back is counted by the edge, as everybody's.
-func probe(ctx context.Context, client *http.Client, listen string, s *spec.Spec) {
+// loopback is the address at which a listener is reached from its own machine.
+func loopback(listen string) string {
 	host, port, err := net.SplitHostPort(listen)
-	if err != nil {
-		return
+	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
+		return net.JoinHostPort("127.0.0.1", port)
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
+	return listen
+}
+
+// probe asks once. What comes back is counted by the edge, as everybody's.
+func probe(ctx context.Context, client *http.Client, s *spec.Spec) {
+	host, scheme := "localhost", "http://"
+	if len(s.Route.Hosts) > 0 {
+		host = strings.Replace(s.Route.Hosts[0], "*.", "probe.", 1)
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+s.Release.Evidence.Probe.HTTP, nil)
+	if s.Route.TLS != "off" && s.Route.TLS != "" {
+		scheme = "https://"
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+host+s.Release.Evidence.Probe.HTTP, nil)
 	if err != nil {
 		return
 	}
 	r.Header.Set("User-Agent", "fairlead-probe")
-	if len(s.Route.Hosts) > 0 {
-		r.Host = s.Route.Hosts[0]
-	}
 	if res, err := client.Do(r); err == nil {
 		io.Copy(io.Discard, io.LimitReader(res.Body, 1<<20))
 		res.Body.Close()

@@ -26,7 +26,7 @@ func (d Deploy) checks(ctx context.Context, s *spec.Spec) preflight.Params {
 	listen := s.Route.Listen
 	if listen == "" && keeper.Running(d.Dirs, home.Agent) {
 		if st, err := c.Status(ctx, s.Service, s.Environment); err == nil && len(st.Services) == 1 {
-			listen = strings.TrimPrefix(st.Services[0].URL, "http://")
+			listen = strings.TrimPrefix(strings.TrimPrefix(st.Services[0].URL, "https://"), "http://")
 		}
 	}
 	return preflight.Params{

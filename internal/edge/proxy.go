@@ -117,6 +117,14 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no service answers to this host here", http.StatusNotFound)
 		return
 	}
+	switch {
+	case rt.TLS != nil && r.TLS == nil:
+		rt.redirect(w, r)
+		return
+	case p.strangers(listen, rt, r):
+		http.Error(w, "this connection is for another host", http.StatusMisdirectedRequest)
+		return
+	}
 	start := time.Now()
 	ex := &exchange{route: rt, point: point(rt.Sticky, r), preview: rt.Preview.previews(r)}
 	cw := &countingWriter{ResponseWriter: w}

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/internal/certs"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/keeper"
@@ -48,6 +49,7 @@ type Server struct {
 	last      *Table
 	unsaved   bool // last is not on disk
 	states    map[string]*endpointState
+	certs     *certs.Store
 	listeners map[string]*net.TCPListener
 	accepting map[string]bool     // those of listeners that are served
 	given     map[string]*os.File // listeners of the generation before, not used yet
@@ -81,6 +83,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 func newServer(o Options, st *Stats) *Server {
 	s := &Server{dirs: o.Dirs, version: o.Version, log: o.Log, lock: o.Lock, stats: st, states: map[string]*endpointState{},
 		listeners: map[string]*net.TCPListener{}, accepting: map[string]bool{}, given: o.Given, last: &Table{}, done: make(chan struct{})}
+	s.certs = certs.Open(certs.Options{Dir: o.Dirs.Certificates(), Log: o.Log})
 	ch := make(chan struct{})
 	s.changed.Store(&ch)
 	s.proxy = newProxy(st, o.Log)
@@ -146,8 +149,10 @@ func (s *Server) restore() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range t.Routes {
-		if err := s.listen(r.Listen); err != nil {
-			s.log.Error("cannot listen", "address", r.Listen, "error", err)
+		for _, addr := range r.addresses() {
+			if err := s.listen(addr); err != nil {
+				s.log.Error("cannot listen", "address", addr, "error", err)
+			}
 		}
 	}
 	for _, f := range s.given {
@@ -156,6 +161,7 @@ func (s *Server) restore() error {
 	s.given = nil
 	c, err := compile(&t, s.last, s.stats, s.states)
 	if err == nil {
+		s.secure(c)
 		s.swap(&t, c)
 	}
 	return err
@@ -171,14 +177,24 @@ func (s *Server) Set(t Table) (uint64, error) {
 	if s.leaving.Load() {
 		return 0, fail.New(fail.Unavailable, "routing table", "this edge was replaced: ask again")
 	}
+	if err := s.certs.Check(t.wanted()); err != nil {
+		return 0, err
+	}
 	for _, r := range t.Routes {
-		if err := s.listen(r.Listen); err != nil {
-			s.unlistenUnused()
-			return 0, fail.New(fail.Preflight, "listen on "+r.Listen, "%w", err).Hinted("choose another route.listen, or run `fairlead check` to see who holds it")
+		for _, addr := range r.addresses() {
+			if err := s.listen(addr); err != nil {
+				s.unlistenUnused()
+				return 0, fail.New(fail.Preflight, "listen on "+addr, "%w", err).Hinted("choose another route.listen (or route.http), or run `fairlead check` to see who holds it")
+			}
 		}
 	}
 	t.Generation = s.table.Load().generation + 1
 	c, err := compile(&t, s.last, s.stats, s.states)
+	if err == nil {
+		for _, rt := range c.byKey {
+			err = errors.Join(err, rt.secure(s.certs))
+		}
+	}
 	if err == nil {
 		err = s.keepTable(&t)
 	}
@@ -209,7 +225,9 @@ func (s *Server) keepTable(t *Table) error {
 func (s *Server) unlistenUnused() {
 	used := map[string]bool{}
 	for _, r := range s.last.Routes {
-		used[r.Listen] = true
+		for _, addr := range r.addresses() {
+			used[addr] = true
+		}
 	}
 	for addr := range s.listeners {
 		if !used[addr] {
@@ -224,6 +242,7 @@ func (s *Server) swap(t *Table, c *routes) {
 	s.last = t
 	if !s.leaving.Load() {
 		s.stats.head.generation.Store(t.Generation)
+		s.certs.Follow(t.wanted())
 	}
 	s.wake()
 }
@@ -255,6 +274,7 @@ func (s *Server) current() *routes {
 		s.log.Error("cannot follow the routing table", "error", err)
 		return c
 	}
+	s.secure(next)
 	s.swap(&t, next)
 	return next
 }
@@ -289,7 +309,7 @@ func (s *Server) accept() {
 		if !s.accepting[addr] {
 			s.accepting[addr] = true
 			srv := s.httpServer(addr)
-			s.accepts.Go(func() { srv.Serve(l) })
+			s.accepts.Go(func() { srv.Serve(s.helloListener(addr, l)) })
 		}
 	}
 }
@@ -297,6 +317,7 @@ func (s *Server) accept() {
 func (s *Server) httpServer(addr string) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Handler:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(addr, w, r) }),
@@ -308,6 +329,9 @@ func (s *Server) httpServer(addr string) *http.Server {
 func (s *Server) serve(addr string, w http.ResponseWriter, r *http.Request) {
 	s.serving.Add(1)
 	defer s.serving.Add(-1)
+	if r.TLS == nil && s.certs.Challenge(w, r) {
+		return
+	}
 	s.proxy.serve(addr, w, r)
 }
 
@@ -408,6 +432,7 @@ func (s *Server) giveTo(c *net.UnixConn) error {
 		return fmt.Errorf("the new edge did not start to serve: %q %w", op, err)
 	}
 	s.leaving.Store(true)
+	s.certs.Close() // the new one renews
 	for addr := range s.listeners {
 		s.unlisten(addr)
 	}
@@ -419,6 +444,7 @@ func (s *Server) giveTo(c *net.UnixConn) error {
 func (s *Server) Shut(grace time.Duration) {
 	s.mu.Lock()
 	s.leaving.Store(true)
+	s.certs.Close()
 	for addr := range s.listeners {
 		s.unlisten(addr)
 	}

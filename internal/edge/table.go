@@ -5,6 +5,7 @@
 package edge
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -27,10 +28,12 @@ type Route struct {
 	Listen      string    `json:"listen"`          // host:port
 	Hosts       []string  `json:"hosts,omitempty"` // lower case; "*.example.com" for all below; empty for all
 	Backends    []Backend `json:"backends"`
-	Sticky      string    `json:"sticky,omitempty"`  // how a client keeps its release: client, cookie:NAME or header:NAME
-	Preview     Preview   `json:"preview,omitzero"`  // who sees the newest release, whatever its share
-	Mirror      int       `json:"mirror,omitempty"`  // percent of the safe requests that a release without a share gets a copy of
-	Stopped     bool      `json:"stopped,omitempty"` // answer at once that there is nobody, rather than wait
+	Sticky      string    `json:"sticky,omitempty"`   // how a client keeps its release: client, cookie:NAME or header:NAME
+	TLS         *TLS      `json:"tls,omitempty"`      // nil: plain HTTP
+	Redirect    string    `json:"redirect,omitempty"` // host:port where plain HTTP is told to come to Listen
+	Preview     Preview   `json:"preview,omitzero"`   // who sees the newest release, whatever its share
+	Mirror      int       `json:"mirror,omitempty"`   // percent of the safe requests that a release without a share gets a copy of
+	Stopped     bool      `json:"stopped,omitempty"`  // answer at once that there is nobody, rather than wait
 }
 
 // Preview says which requests go to the newest release that has instances.
@@ -78,17 +81,19 @@ func (t *Table) Check() error {
 		if _, _, err := net.SplitHostPort(r.Listen); err != nil {
 			return fail.New(fail.Usage, "routing table", "%s: listen %q: %w", r.Key(), r.Listen, err)
 		}
-		for _, h := range hostsOf(r) {
-			key := r.Listen + " " + h
-			if other, ok := taken[key]; ok {
-				what := "everything"
-				if h != "" {
-					what = h
+		for _, addr := range r.addresses() {
+			for _, h := range hostsOf(r) {
+				key := addr + " " + h
+				if other, ok := taken[key]; ok {
+					what := "everything"
+					if h != "" {
+						what = h
+					}
+					return fail.New(fail.Usage, "routing table", "%s on %s already goes to %s", what, addr, other).
+						Hinted("give %s its own route.listen or route.hosts", r.Service)
 				}
-				return fail.New(fail.Usage, "routing table", "%s on %s already goes to %s", what, r.Listen, other).
-					Hinted("give %s its own route.listen or route.hosts", r.Service)
+				taken[key] = r.Key()
 			}
-			taken[key] = r.Key()
 		}
 		sum := 0
 		for _, b := range r.Backends {
@@ -114,7 +119,7 @@ func (t *Table) Check() error {
 			return fail.New(fail.Internal, "routing table", "%s: the weights sum to %d", r.Key(), sum)
 		}
 	}
-	return nil
+	return t.checkTLS()
 }
 
 // hostsOf returns the hosts a route answers to, "" standing for all others.
@@ -142,6 +147,7 @@ type route struct {
 	key   string
 	stats *slot
 	backs []*backend
+	tls   *tls.Config // of handshakes; nil for plain HTTP
 }
 
 type backend struct {
@@ -184,12 +190,14 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 			}
 			cr.backs = append(cr.backs, cb)
 		}
-		if c.byListen[r.Listen] == nil {
-			c.byListen[r.Listen] = map[string]*route{}
-		}
 		c.byKey[cr.key] = cr
-		for _, h := range hostsOf(r) {
-			c.byListen[r.Listen][h] = cr
+		for _, addr := range r.addresses() {
+			if c.byListen[addr] == nil {
+				c.byListen[addr] = map[string]*route{}
+			}
+			for _, h := range hostsOf(r) {
+				c.byListen[addr][h] = cr
+			}
 		}
 	}
 	return c, nil

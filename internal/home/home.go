@@ -130,6 +130,9 @@ func (d Dirs) Fifos() string { return filepath.Join(d.Run, "fifo") }
 // Table is the edge's last routing table.
 func (d Dirs) Table() string { return filepath.Join(d.State, "edge", "table.json") }
 
+// Certificates is where the edge keeps certificates and their keys.
+func (d Dirs) Certificates() string { return filepath.Join(d.State, "edge", "certificates") }
+
 // Stats is the edge's counters, shared memory between its generations and the agent.
 func (d Dirs) Stats() string { return filepath.Join(d.State, "edge", "stats") }
 

@@ -26,9 +26,6 @@ func judgeSupport(s *spec.Spec, platform string) []Finding {
 	if s.Target.Kubernetes != nil {
 		no("target.kubernetes", "remove target.kubernetes: the service then runs on this machine")
 	}
-	if s.Route.TLS == "auto" {
-		no("route.tls: auto", "remove it or set it to off, and end TLS in front of fairlead")
-	}
 	if s.Route.Mode == "kernel" {
 		no("route.mode: kernel", "remove it or set it to proxy")
 	}

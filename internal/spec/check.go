@@ -282,7 +282,7 @@ func (d *decoder) checkRoute(s *Spec) error {
 			return d.at("route.listen", "%q is not an address: write \":80\" or \"127.0.0.1:8080\"", r.Listen)
 		}
 	}
-	if err := d.oneOf("route.tls", r.TLS, "off", "auto"); err != nil {
+	if err := d.checkTLS(r); err != nil {
 		return err
 	}
 	if h := r.Preview.Host; h != "" && !hostForm.MatchString(h) {

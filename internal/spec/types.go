@@ -4,6 +4,7 @@
 package spec
 
 import (
+	"net"
 	"strings"
 	"time"
 )
@@ -168,11 +169,44 @@ type Logs struct {
 type Route struct {
 	Hosts  []string `json:"hosts,omitempty" jsonschema:"host names; all when empty"`
 	Listen string   `json:"listen,omitempty" jsonschema:"public address, as :80; default: 127.0.0.1 and the first free port from 8080"`
-	TLS    string   `json:"tls,omitempty" jsonschema:"off or auto"`
+	TLS    string   `json:"tls,omitempty" jsonschema:"off, auto (from a certificate authority, by ACME), own (from files) or local (from an authority of the machine's own, for development); default off"`
 	Mode   string   `json:"mode,omitempty" jsonschema:"proxy or kernel"`
+
+	HTTP        string      `json:"http,omitempty" jsonschema:"with tls: where plain HTTP is sent on to https, as :80, or off; default :80 where listen is port 443"`
+	Certificate Certificate `json:"certificate,omitzero" jsonschema:"tls: own"`
+	ACME        ACME        `json:"acme,omitzero" jsonschema:"tls: auto"`
+	Clients     string      `json:"clients,omitempty" jsonschema:"a PEM file on the machine: only clients with a certificate of these authorities get in"`
+	TLSMin      string      `json:"tls_min,omitempty" jsonschema:"the least version of TLS, 1.2 or 1.3; default 1.2"`
 
 	Preview Preview `json:"preview,omitzero" jsonschema:"who sees the newest release that runs, whatever its share of the traffic"`
 	Faults  []Fault `json:"faults,omitempty" jsonschema:"what goes wrong on purpose: for rehearsals, not for production"`
+}
+
+// Certificate is in PEM files on the machine. They are read again when they change.
+type Certificate struct {
+	Cert string `json:"cert,omitempty" jsonschema:"the chain, the server's own certificate first"`
+	Key  string `json:"key,omitempty" jsonschema:"its private key"`
+}
+
+// ACME is where certificates come from.
+type ACME struct {
+	Directory string `json:"directory,omitempty" jsonschema:"the address of an ACME directory; default: Let's Encrypt's"`
+	Email     string `json:"email,omitempty" jsonschema:"whom the authority may write to"`
+	Roots     string `json:"roots,omitempty" jsonschema:"a PEM file on the machine by which the directory itself is verified; default: the system's roots"`
+}
+
+// Redirect is where plain HTTP is sent on to https, when the service listens at an address; "" for nowhere.
+func (r Route) Redirect(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	switch {
+	case r.TLS == "off" || r.TLS == "" || r.HTTP == "off" || err != nil:
+		return ""
+	case r.HTTP != "":
+		return r.HTTP
+	case port == "443":
+		return net.JoinHostPort(host, "80")
+	}
+	return ""
 }
 
 // Preview lets some see a release before it has traffic.

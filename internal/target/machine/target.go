@@ -297,50 +297,14 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 		}
 		r.Stopped, r.Backends = false, nil
 		if top != 0 {
-			r.Listen, r.Hosts, r.Sticky, r.Preview, r.Mirror = t.listen, most.Hosts, last.Sticky, last.Preview, last.Mirror
+			r.Listen, r.Redirect, r.Hosts, r.TLS = t.listen, most.Redirect(t.listen), most.Hosts, most.TLS
+			r.Sticky, r.Preview, r.Mirror = last.Sticky, last.Preview, last.Mirror
 		}
 		for id, n := range w {
 			r.Backends = append(r.Backends, edge.Backend{Release: int(id), Weight: n, Faults: faults[id]})
 		}
 		slices.SortFunc(r.Backends, func(a, b edge.Backend) int { return a.Release - b.Release })
 	})
-}
-
-// routing is what a release says of its route: going back restores it.
-type routing struct {
-	Hosts   []string     `json:"hosts,omitempty"`
-	Sticky  string       `json:"sticky,omitempty"`
-	Preview edge.Preview `json:"preview,omitzero"`
-	Mirror  int          `json:"mirror,omitempty"`
-	Faults  []edge.Fault `json:"faults,omitempty"`
-}
-
-func routingOf(s *spec.Spec) routing {
-	header := func(text string) edge.Header {
-		name, value := spec.HeaderMatch(text)
-		return edge.Header{Name: name, Value: value}
-	}
-	r := routing{Hosts: s.Route.Hosts, Sticky: s.Release.Sticky, Preview: edge.Preview{Host: s.Route.Preview.Host, Header: header(s.Route.Preview.Header)}}
-	if s.Release.Mirror.For > 0 {
-		r.Mirror = int(s.Release.Mirror.Share.Float())
-	}
-	for _, f := range s.Route.Faults {
-		r.Faults = append(r.Faults, edge.Fault{Share: f.Share.Float(), Header: header(f.Header), Delay: f.Delay.D(), Abort: f.Abort})
-	}
-	return r
-}
-
-const routeFile = "route.json"
-
-func (t *Target) routing(id release.ID) (r routing, err error) {
-	if id == 0 {
-		return r, nil
-	}
-	err = home.ReadJSON(filepath.Join(t.m.dirs.Release(t.service, t.env, int(id)), routeFile), &r)
-	if errors.Is(err, os.ErrNotExist) {
-		return r, nil
-	}
-	return r, err
 }
 
 // Stop ends all instances of a service in order; requests are refused at once from then on.

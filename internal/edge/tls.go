@@ -1,0 +1,171 @@
+package edge
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"github.com/fairlead-dev/fairlead/internal/certs"
+	"github.com/fairlead-dev/fairlead/internal/fail"
+)
+
+// TLS is how a route is served encrypted.
+type TLS struct {
+	certs.Source
+	Clients string `json:"clients,omitempty"` // PEM file of authorities: only clients with a certificate of theirs get in
+	Min     string `json:"min,omitempty"`     // the least version: 1.2, which is meant by "" too, or 1.3
+}
+
+// alpnChallenge is the protocol of TLS-ALPN-01 challenges (RFC 8737).
+const alpnChallenge = "acme-tls/1"
+
+// checkTLS reports what no edge could serve: one address is either encrypted or not, and a redirection leads to one that is.
+func (t *Table) checkTLS() error {
+	encrypted := map[string]bool{}
+	for _, r := range t.Routes {
+		if was, ok := encrypted[r.Listen]; ok && was != (r.TLS != nil) {
+			return fail.New(fail.Usage, "routing table", "%s is with TLS for one service and without for another", r.Listen).
+				Hinted("set route.tls of %s as the other service has it, or give it its own route.listen", r.Service)
+		}
+		encrypted[r.Listen] = r.TLS != nil
+	}
+	for _, r := range t.Routes {
+		if r.Redirect == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(r.Redirect); err != nil || r.TLS == nil {
+			return fail.New(fail.Usage, "routing table", "%s: plain HTTP on %q cannot be redirected", r.Key(), r.Redirect)
+		}
+		if encrypted[r.Redirect] {
+			return fail.New(fail.Usage, "routing table", "%s is with TLS, and %s redirects plain HTTP there", r.Redirect, r.Service).Hinted("set route.http to another address, or to off")
+		}
+	}
+	return nil
+}
+
+// addresses are all that a table's routes listen on.
+func (r Route) addresses() []string {
+	if r.Redirect == "" {
+		return []string{r.Listen}
+	}
+	return []string{r.Listen, r.Redirect}
+}
+
+// wanted are the certificates that a table needs.
+func (t *Table) wanted() []certs.Wanted {
+	port := func(addr string) int {
+		_, p, err := net.SplitHostPort(addr)
+		if err != nil {
+			return 0
+		}
+		n, _ := strconv.Atoi(p)
+		return n
+	}
+	var out []certs.Wanted
+	for _, r := range t.Routes {
+		if r.TLS != nil {
+			names := slices.DeleteFunc(slices.Clone(hostsOf(r)), func(h string) bool { return h == "" })
+			out = append(out, certs.Wanted{Names: names, Source: r.TLS.Source, HTTPPort: port(r.Redirect), TLSPort: port(r.Listen)})
+		}
+	}
+	return out
+}
+
+// secure makes the form in which a route's handshakes are configured.
+func (rt *route) secure(store *certs.Store) error {
+	t := rt.TLS
+	if t == nil {
+		return nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1", alpnChallenge},
+		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return store.Get(t.Source, h) }}
+	if t.Min == "1.3" {
+		c.MinVersion = tls.VersionTLS13
+	}
+	if t.Clients != "" {
+		pool, err := certs.Pool(t.Clients)
+		if err != nil {
+			return err
+		}
+		c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, pool
+	}
+	rt.tls = c
+	return nil
+}
+
+// helloListener takes an address's connections; whether they begin with a handshake may change with every table.
+type helloListener struct {
+	net.Listener
+	conf *tls.Config // keeps the keys of session tickets over all routes, and changes them daily
+	is   func() bool
+}
+
+func (s *Server) helloListener(addr string, l net.Listener) *helloListener {
+	return &helloListener{l, &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) { return s.handshake(addr, h) }},
+		func() bool { return s.current().encrypted(addr) }}
+}
+
+// Accept implements [net.Listener].
+func (l *helloListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil && l.is() {
+		c = tls.Server(c, l.conf)
+	}
+	return c, err
+}
+
+// encrypted reports whether the routes of an address are.
+func (c *routes) encrypted(addr string) bool {
+	for _, rt := range c.byListen[addr] {
+		if rt.Listen == addr {
+			return rt.TLS != nil
+		}
+	}
+	return false
+}
+
+// handshake chooses the configuration for who knocks at addr. What a challenge asks needs no client's certificate.
+func (s *Server) handshake(addr string, h *tls.ClientHelloInfo) (*tls.Config, error) {
+	rt := s.current().find(addr, h.ServerName)
+	if rt == nil || rt.tls == nil {
+		return nil, fmt.Errorf("no service answers to %q here", h.ServerName)
+	}
+	if slices.Contains(h.SupportedProtos, alpnChallenge) {
+		c := rt.tls.Clone()
+		c.ClientAuth, c.NextProtos = tls.NoClientCert, []string{alpnChallenge}
+		return c, nil
+	}
+	return rt.tls, nil
+}
+
+// strangers reports whether a request came by a connection whose handshake was for another route, and this one asks its clients
+// for certificates: browsers send requests for several names over one HTTP/2 connection (RFC 9113, section 9.1.1).
+func (p *proxy) strangers(listen string, rt *route, r *http.Request) bool {
+	if rt.TLS == nil || rt.TLS.Clients == "" {
+		return false
+	}
+	return r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || p.current().find(listen, r.TLS.ServerName) != rt
+}
+
+// redirect sends a client of plain HTTP to where the route is encrypted.
+func (rt *route) redirect(w http.ResponseWriter, r *http.Request) {
+	host := hostname(r.Host)
+	if _, port, err := net.SplitHostPort(rt.Listen); err == nil && port != "443" {
+		host = net.JoinHostPort(host, port)
+	}
+	w.Header().Set("Connection", "close")
+	http.Redirect(w, r, "https://"+host+r.URL.RequestURI(), http.StatusPermanentRedirect)
+}
+
+// secure prepares the handshakes of a table that must come into force whatever is wrong with its files. Who asks for a route
+// whose files are wrong gets no handshake.
+func (s *Server) secure(c *routes) {
+	for _, rt := range c.byKey {
+		if err := rt.secure(s.certs); err != nil {
+			s.log.Error("no TLS", "route", rt.key, "error", err)
+		}
+	}
+}
