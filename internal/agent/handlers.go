@@ -57,6 +57,7 @@ func (a *Agent) Handler() http.Handler {
 	rpc.Handle(mux, "GET /v1/status", func(r *http.Request) (any, error) {
 		return a.status(r.Context(), r.FormValue("service"), r.FormValue("environment"))
 	})
+	rpc.Handle(mux, "GET /v1/certificates", func(r *http.Request) (any, error) { return a.machine.Certificates(r.Context()) })
 	rpc.Handle(mux, "GET /v1/history", func(r *http.Request) (any, error) {
 		n, err := strconv.Atoi(r.FormValue("n"))
 		if err != nil || n < 1 {

@@ -22,6 +22,7 @@ import (
 const (
 	measureEvery = 5 * time.Second
 	targetsEvery = time.Second
+	expiryEvery  = 15 * time.Second
 )
 
 // openMetrics opens the time series database. Without it the agent does everything but answer PromQL: a full disk must not
@@ -36,6 +37,21 @@ func (a *Agent) openMetrics() {
 	db.Source("edge", measureEvery, metrics.Gather(edge.Gatherer(a.stats)))
 	db.Source("instances", measureEvery, metrics.Instances(a.measured))
 	db.Source("disk", measureEvery, metrics.Disks(a.dirs.State))
+	db.Source("certificates", expiryEvery, metrics.Expiries(a.expiries))
+}
+
+// expiries are when the certificates in use end, by host.
+func (a *Agent) expiries(ctx context.Context) (map[string]time.Time, error) {
+	found, err := a.machine.Certificates(ctx)
+	out := map[string]time.Time{}
+	for _, c := range found.All {
+		for _, n := range c.Names {
+			if !c.NotAfter.IsZero() {
+				out[n] = c.NotAfter
+			}
+		}
+	}
+	return out, err
 }
 
 // measured are the instances that are wanted.

@@ -106,7 +106,7 @@ func (a *app) root() *cobra.Command {
 		"look":    {a.statusCmd(), a.historyCmd(), a.logsCmd(), a.metricsCmd(), a.alertsCmd()},
 		"build":   {a.buildCmd(), a.inspectCmd(), a.verifyCmd(), a.pushCmd(), a.pullCmd(), a.exportCmd(), a.keysCmd()},
 		"spec":    {a.initCmd(), a.checkCmd(), a.configCmd(), a.schemaCmd()},
-		"machine": {a.agentCmd(), a.daemonCmd(), a.burnCmd()},
+		"machine": {a.agentCmd(), a.certsCmd(), a.daemonCmd(), a.burnCmd()},
 	} {
 		for _, c := range cmds {
 			c.GroupID = group

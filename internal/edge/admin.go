@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/fairlead-dev/fairlead/internal/certs"
 	"github.com/fairlead-dev/fairlead/internal/rpc"
 )
 
@@ -30,6 +31,19 @@ func (c *Client) Set(ctx context.Context, t Table) (uint64, error) {
 	var i Info
 	err := c.c.Call(ctx, http.MethodPut, "/v1/table", t, &i)
 	return i.Generation, err
+}
+
+// Certificates are those of the routes in force.
+type Certificates struct {
+	All       []certs.Certificate `json:"certificates"`
+	LocalRoot string              `json:"local_root,omitempty"` // the machine's own authority in PEM, where a route has certificates of it
+}
+
+// Certificates returns what the edge serves TLS with.
+func (c *Client) Certificates(ctx context.Context) (Certificates, error) {
+	var out Certificates
+	err := c.c.Call(ctx, http.MethodGet, "/v1/certificates", nil, &out)
+	return out, err
 }
 
 // Table returns the table in force.

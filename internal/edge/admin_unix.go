@@ -4,7 +4,9 @@ package edge
 
 import (
 	"net/http"
+	"slices"
 
+	"github.com/fairlead-dev/fairlead/internal/certs"
 	"github.com/fairlead-dev/fairlead/internal/rpc"
 )
 
@@ -26,6 +28,18 @@ func (s *Server) admin() http.Handler {
 	})
 	rpc.Handle(mux, "GET /v1/info", func(*http.Request) (any, error) {
 		return info(s.version, s.table.Load().generation), nil
+	})
+	rpc.Handle(mux, "GET /v1/certificates", func(*http.Request) (any, error) {
+		out := Certificates{All: s.certs.List()}
+		s.mu.Lock()
+		local := slices.ContainsFunc(s.last.Routes, func(r Route) bool { return r.TLS != nil && r.TLS.Kind == certs.Local })
+		s.mu.Unlock()
+		if !local {
+			return out, nil
+		}
+		root, err := s.certs.LocalRoot()
+		out.LocalRoot = string(root)
+		return out, err
 	})
 	mux.Handle("GET /metrics", MetricsHandler(s.stats))
 	return mux

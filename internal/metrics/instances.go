@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/proc"
 )
@@ -69,6 +70,17 @@ func (i Instance) write(r *Round, m cgroupMounts) {
 	if g.cpuLimit > 0 {
 		r.Gauge(InstanceCPULimit, g.cpuLimit, l...)
 		r.Counter(InstanceThrottled, g.throttled, l...)
+	}
+}
+
+// Expiries makes a source of when certificates end, by host.
+func Expiries(ask func(context.Context) (map[string]time.Time, error)) Source {
+	return func(ctx context.Context, r *Round) error {
+		ends, err := ask(ctx)
+		for host, end := range ends {
+			r.Gauge(CertificateExpiry, float64(end.Unix()), "host", host)
+		}
+		return err
 	}
 }
 

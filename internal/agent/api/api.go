@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/internal/certs"
 	"github.com/fairlead-dev/fairlead/internal/depot"
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
@@ -124,6 +125,12 @@ const (
 	DrillCPU      = "cpu"      // its instances use processors in vain
 	DrillMemory   = "memory"   // its instances use memory in vain
 )
+
+// Certificates are those of a machine's routes.
+type Certificates struct {
+	All       []certs.Certificate `json:"certificates"`
+	LocalRoot string              `json:"local_root,omitempty"` // the machine's own authority in PEM, where a route uses it
+}
 
 // Noticed tells how a drill went in which a gate had something to notice.
 type Noticed struct {
@@ -253,6 +260,13 @@ func (c *Client) Rollback(ctx context.Context, m Move) (s Started, err error) {
 // Restart begins a rollout to a new run of the current release.
 func (c *Client) Restart(ctx context.Context, m Move) (s Started, err error) {
 	return s, c.c.Call(ctx, http.MethodPost, "/v1/restart", m, &s)
+}
+
+// Certificates returns what the machine's edge serves TLS with.
+func (c *Client) Certificates(ctx context.Context) (Certificates, error) {
+	var out Certificates
+	err := c.c.Call(ctx, http.MethodGet, "/v1/certificates", nil, &out)
+	return out, err
 }
 
 // Drill begins a rollout that goes back on purpose.

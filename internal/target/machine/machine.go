@@ -178,6 +178,11 @@ func (m *Machine) of(service, env string, rel int) []supervise.Instance {
 // Table returns the routing table in force.
 func (m *Machine) Table(ctx context.Context) (edge.Table, error) { return m.edge.Table(ctx) }
 
+// Certificates returns what the edge serves TLS with.
+func (m *Machine) Certificates(ctx context.Context) (edge.Certificates, error) {
+	return m.edge.Certificates(ctx)
+}
+
 // Supervised returns the supervisor's fresh snapshot, with what each instance takes.
 func (m *Machine) Supervised(ctx context.Context) (supervise.Snapshot, error) {
 	return m.sup.Snapshot(ctx)
