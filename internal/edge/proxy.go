@@ -74,7 +74,7 @@ func newProxy(st *Stats, log *slog.Logger) *proxy {
 	h2.SetUnencryptedHTTP2(true)
 	p.h2c = &http.Transport{DialContext: dial, Protocols: h2, IdleConnTimeout: 90 * time.Second, DisableCompression: true}
 	p.rp = &httputil.ReverseProxy{
-		Rewrite: rewrite, Transport: roundTripper{p}, FlushInterval: -1, ErrorHandler: p.failed,
+		Rewrite: rewrite, Transport: roundTripper{p}, FlushInterval: -1, ErrorHandler: p.failed, ModifyResponse: answered,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	return p
@@ -96,7 +96,9 @@ func rewrite(r *httputil.ProxyRequest) {
 	// proxy to say, and a signature over the query must hold.
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
 	r.Out.Trailer = r.In.Trailer // the same map and no copy: it is filled when the body ends
-	r.SetXForwarded()
+	if ex, ok := r.In.Context().Value(exchangeKey{}).(*exchange); ok {
+		ex.route.tell(r)
+	}
 	if r.Out.Header.Get("Traceparent") == "" {
 		var id [24]byte
 		rand.Read(id[:])
@@ -107,12 +109,20 @@ func rewrite(r *httputil.ProxyRequest) {
 	}
 }
 
+// answered changes what the route wants changed in an instance's answer.
+func answered(res *http.Response) error {
+	if ex, ok := res.Request.Context().Value(exchangeKey{}).(*exchange); ok {
+		ex.route.Headers.Response.apply(res.Header)
+	}
+	return nil
+}
+
 // serve answers one request that came in on the listener named listen.
 func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	if p.leaving() && r.Header.Get("Upgrade") == "" {
 		w.Header().Set("Connection", "close")
 	}
-	rt := p.current().find(listen, r.Host)
+	rt := p.current().find(listen, r.Host, r.URL.Path)
 	if rt == nil {
 		http.Error(w, "no service answers to this host here", http.StatusNotFound)
 		return
@@ -126,7 +136,7 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	start := time.Now()
-	ex := &exchange{route: rt, point: point(rt.Sticky, r), preview: rt.Preview.previews(r)}
+	ex := &exchange{route: rt, point: point(rt, r), preview: rt.Preview.previews(r)}
 	cw := &countingWriter{ResponseWriter: w}
 	p.stats.arrive(rt.stats, start)
 	defer func() {

@@ -2,7 +2,6 @@ package edge
 
 import (
 	"hash/fnv"
-	"net"
 	"net/http"
 	"strings"
 )
@@ -15,8 +14,8 @@ const (
 
 // point finds a client's place by what identifies it: the same in every process and at every weight. Without the cookie or
 // the header that the route asks for, it is the address.
-func point(sticky string, r *http.Request) int {
-	kind, name, _ := strings.Cut(sticky, ":")
+func point(rt *route, r *http.Request) int {
+	kind, name, _ := strings.Cut(rt.Sticky, ":")
 	id := ""
 	switch kind {
 	case "":
@@ -29,10 +28,7 @@ func point(sticky string, r *http.Request) int {
 		id = r.Header.Get(name)
 	}
 	if id == "" {
-		id = r.RemoteAddr
-		if host, _, err := net.SplitHostPort(id); err == nil {
-			id = host
-		}
+		id = rt.client(r).String()
 	}
 	h := fnv.New64a()
 	h.Write([]byte(id))

@@ -23,7 +23,7 @@ func TestStickyClientsStay(t *testing.T) {
 			default:
 				r.Header.Set("X-Tenant", fmt.Sprint("tenant-", i))
 			}
-			at[i] = point(sticky, r)
+			at[i] = point(&route{Route: Route{Sticky: sticky}}, r)
 		}
 		old := &backend{release: 6, endpoints: []*endpoint{{addr: "old", slot: &slot{}}}}
 		fresh := &backend{release: 7, endpoints: []*endpoint{{addr: "new", slot: &slot{}}}}
@@ -50,12 +50,12 @@ func TestStickyClientsStay(t *testing.T) {
 func TestPointOfWhomItCannotTell(t *testing.T) {
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.RemoteAddr = "192.0.2.7:1234"
-	if point("", r) != anywhere {
+	if point(&route{}, r) != anywhere {
 		t.Error("a route that is not sticky has a point for everybody")
 	}
-	same := point("client", r)
+	same := point(&route{Route: Route{Sticky: "client"}}, r)
 	r.RemoteAddr = "192.0.2.7:9999"
-	if point("client", r) != same || point("cookie:none", r) != same || point("header:None", r) != same {
+	if point(&route{Route: Route{Sticky: "client"}}, r) != same || point(&route{Route: Route{Sticky: "cookie:none"}}, r) != same || point(&route{Route: Route{Sticky: "header:None"}}, r) != same {
 		t.Error("without the cookie or header the address does not count")
 	}
 }

@@ -5,10 +5,13 @@
 package edge
 
 import (
+	"cmp"
 	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"path"
 	"slices"
 	"strings"
 
@@ -23,17 +26,21 @@ type Table struct {
 
 // Route is one service's traffic.
 type Route struct {
-	Service     string    `json:"service"`
-	Environment string    `json:"environment"`
-	Listen      string    `json:"listen"`          // host:port
-	Hosts       []string  `json:"hosts,omitempty"` // lower case; "*.example.com" for all below; empty for all
-	Backends    []Backend `json:"backends"`
-	Sticky      string    `json:"sticky,omitempty"`   // how a client keeps its release: client, cookie:NAME or header:NAME
-	TLS         *TLS      `json:"tls,omitempty"`      // nil: plain HTTP
-	Redirect    string    `json:"redirect,omitempty"` // host:port where plain HTTP is told to come to Listen
-	Preview     Preview   `json:"preview,omitzero"`   // who sees the newest release, whatever its share
-	Mirror      int       `json:"mirror,omitempty"`   // percent of the safe requests that a release without a share gets a copy of
-	Stopped     bool      `json:"stopped,omitempty"`  // answer at once that there is nobody, rather than wait
+	Service     string         `json:"service"`
+	Environment string         `json:"environment"`
+	Listen      string         `json:"listen"`          // host:port
+	Hosts       []string       `json:"hosts,omitempty"` // lower case; "*.example.com" for all below; empty for all
+	Paths       []string       `json:"paths,omitempty"` // only what lies below one of them, as "/api"; none for all
+	Backends    []Backend      `json:"backends"`
+	Sticky      string         `json:"sticky,omitempty"`   // how a client keeps its release: client, cookie:NAME or header:NAME
+	TLS         *TLS           `json:"tls,omitempty"`      // nil: plain HTTP
+	Redirect    string         `json:"redirect,omitempty"` // host:port where plain HTTP is told to come to Listen
+	Strip       bool           `json:"strip,omitempty"`    // instances do not see the path of Paths that matched
+	Headers     Headers        `json:"headers,omitzero"`   // what is changed in requests and answers
+	Trusted     []netip.Prefix `json:"trusted,omitempty"`  // proxies in front, whose word on who the client is counts
+	Preview     Preview        `json:"preview,omitzero"`   // who sees the newest release, whatever its share
+	Mirror      int            `json:"mirror,omitempty"`   // percent of the safe requests that a release without a share gets a copy of
+	Stopped     bool           `json:"stopped,omitempty"`  // answer at once that there is nobody, rather than wait
 }
 
 // Preview says which requests go to the newest release that has instances.
@@ -83,16 +90,14 @@ func (t *Table) Check() error {
 		}
 		for _, addr := range r.addresses() {
 			for _, h := range hostsOf(r) {
-				key := addr + " " + h
-				if other, ok := taken[key]; ok {
-					what := "everything"
-					if h != "" {
-						what = h
+				for _, p := range pathsOf(r) {
+					key := addr + " " + h + p
+					if other, ok := taken[key]; ok {
+						return fail.New(fail.Usage, "routing table", "%s on %s already goes to %s", cmp.Or(h+strings.TrimSuffix(p, "/"), "everything"), addr, other).
+							Hinted("give %s its own route.listen, route.hosts or route.paths", r.Service)
 					}
-					return fail.New(fail.Usage, "routing table", "%s on %s already goes to %s", what, addr, other).
-						Hinted("give %s its own route.listen or route.hosts", r.Service)
+					taken[key] = r.Key()
 				}
-				taken[key] = r.Key()
 			}
 		}
 		sum := 0
@@ -134,11 +139,29 @@ func hostsOf(r Route) []string {
 	return hosts
 }
 
-// routes is a table made ready for requests: by listen address, then by host.
+// pathsOf returns the paths a route answers to, each with a slash at its end.
+func pathsOf(r Route) []string {
+	out := []string{}
+	for _, p := range r.Paths {
+		out = append(out, strings.TrimSuffix(p, "/")+"/")
+	}
+	if len(out) == 0 {
+		out = append(out, "/")
+	}
+	return out
+}
+
+// routes is a table made ready for requests: by listen address, then by host, then the longest path first.
 type routes struct {
 	generation uint64
-	byListen   map[string]map[string]*route
+	byListen   map[string]map[string][]below
 	byKey      map[string]*route
+}
+
+// below is a route's claim to what lies below a path.
+type below struct {
+	path string // with a slash at its end
+	*route
 }
 
 // route is one [Route] with its counters.
@@ -166,7 +189,7 @@ type endpoint struct {
 // compile builds the form requests use. Endpoint states (how an address did lately) are carried over.
 // The counters of last, the table still in force, are kept: its requests count into them until the swap and after.
 func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*routes, error) {
-	c := &routes{generation: t.Generation, byListen: map[string]map[string]*route{}, byKey: map[string]*route{}}
+	c := &routes{generation: t.Generation, byListen: map[string]map[string][]below{}, byKey: map[string]*route{}}
 	if err := st.recycle(slotNames(t, last)); err != nil {
 		return nil, err
 	}
@@ -193,10 +216,13 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 		c.byKey[cr.key] = cr
 		for _, addr := range r.addresses() {
 			if c.byListen[addr] == nil {
-				c.byListen[addr] = map[string]*route{}
+				c.byListen[addr] = map[string][]below{}
 			}
 			for _, h := range hostsOf(r) {
-				c.byListen[addr][h] = cr
+				for _, p := range pathsOf(r) {
+					c.byListen[addr][h] = append(c.byListen[addr][h], below{p, cr})
+				}
+				slices.SortFunc(c.byListen[addr][h], func(a, b below) int { return len(b.path) - len(a.path) })
 			}
 		}
 	}
@@ -218,14 +244,15 @@ func slotNames(tables ...*Table) map[string]bool {
 	return names
 }
 
-// find picks the route for a request's host: the exact name, then the nearest wildcard, then the one for all.
-func (c *routes) find(listen, host string) *route {
+// find picks the route for a request's host and path: the exact name, then the nearest wildcard, then the one for all; of these
+// the one with the longest path.
+func (c *routes) find(listen, host, path string) *route {
 	hosts := c.byListen[listen]
 	if hosts == nil {
 		return nil
 	}
 	host = hostname(host)
-	if r := hosts[host]; r != nil && host != "" {
+	if r := longest(hosts[host], path); r != nil && host != "" {
 		return r
 	}
 	for rest := host; ; {
@@ -233,12 +260,42 @@ func (c *routes) find(listen, host string) *route {
 		if !ok {
 			break
 		}
-		if r := hosts["*."+after]; r != nil {
+		if r := longest(hosts["*."+after], path); r != nil {
 			return r
 		}
 		rest = after
 	}
-	return hosts[""]
+	return longest(hosts[""], path)
+}
+
+// longest returns the first claim that a path lies below. What it lies below is what it means, not how it is written:
+// "/api/../admin" is below "/admin", as the instance will read it.
+func longest(all []below, where string) *route {
+	if len(all) == 1 && all[0].path == "/" {
+		return all[0].route
+	}
+	if strings.Contains(where, "//") || strings.Contains(where, "/.") {
+		where = path.Clean("/" + where)
+	}
+	for _, b := range all {
+		if strings.HasPrefix(where, b.path) || len(where) == len(b.path)-1 && strings.HasPrefix(b.path, where) || b.path == "/" {
+			return b.route
+		}
+	}
+	return nil
+}
+
+// ofHost returns a route for a host, whatever its path: they have their handshakes in common.
+func (c *routes) ofHost(listen, host string) *route {
+	if r := c.find(listen, host, "/"); r != nil {
+		return r
+	}
+	for _, h := range []string{hostname(host), ""} {
+		if all := c.byListen[listen][h]; len(all) > 0 {
+			return all[0].route
+		}
+	}
+	return nil
 }
 
 // hostname is a Host header's name, without its port, as names are compared.

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -25,7 +26,15 @@ const alpnChallenge = "acme-tls/1"
 // checkTLS reports what no edge could serve: one address is either encrypted or not, and a redirection leads to one that is.
 func (t *Table) checkTLS() error {
 	encrypted := map[string]bool{}
+	shared := map[string]Route{}
 	for _, r := range t.Routes {
+		for _, h := range hostsOf(r) {
+			if was, ok := shared[r.Listen+" "+h]; ok && r.TLS != nil && was.TLS != nil && *was.TLS != *r.TLS {
+				return fail.New(fail.Usage, "routing table", "%s and %s share %s and have other certificates or clients", was.Key(), r.Key(), cmp.Or(h, r.Listen)).
+					Hinted("a handshake knows no path: give both the same route.tls, certificate, acme, clients and tls_min")
+			}
+			shared[r.Listen+" "+h] = r
+		}
 		if was, ok := encrypted[r.Listen]; ok && was != (r.TLS != nil) {
 			return fail.New(fail.Usage, "routing table", "%s is with TLS for one service and without for another", r.Listen).
 				Hinted("set route.tls of %s as the other service has it, or give it its own route.listen", r.Service)
@@ -119,9 +128,11 @@ func (l *helloListener) Accept() (net.Conn, error) {
 
 // encrypted reports whether the routes of an address are.
 func (c *routes) encrypted(addr string) bool {
-	for _, rt := range c.byListen[addr] {
-		if rt.Listen == addr {
-			return rt.TLS != nil
+	for _, all := range c.byListen[addr] {
+		for _, rt := range all {
+			if rt.Listen == addr {
+				return rt.TLS != nil
+			}
 		}
 	}
 	return false
@@ -129,7 +140,7 @@ func (c *routes) encrypted(addr string) bool {
 
 // handshake chooses the configuration for who knocks at addr. What a challenge asks needs no client's certificate.
 func (s *Server) handshake(addr string, h *tls.ClientHelloInfo) (*tls.Config, error) {
-	rt := s.current().find(addr, h.ServerName)
+	rt := s.current().ofHost(addr, h.ServerName)
 	if rt == nil || rt.tls == nil {
 		return nil, fmt.Errorf("no service answers to %q here", h.ServerName)
 	}
@@ -147,8 +158,11 @@ func (p *proxy) strangers(listen string, rt *route, r *http.Request) bool {
 	if rt.TLS == nil || rt.TLS.Clients == "" {
 		return false
 	}
-	return r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || p.current().find(listen, r.TLS.ServerName) != rt
+	return r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || !sameClients(p.current().ofHost(listen, r.TLS.ServerName), rt)
 }
+
+// sameClients reports whether who got through one route's handshake got through the other's.
+func sameClients(a, b *route) bool { return a != nil && a.TLS != nil && *a.TLS == *b.TLS }
 
 // redirect sends a client of plain HTTP to where the route is encrypted.
 func (rt *route) redirect(w http.ResponseWriter, r *http.Request) {

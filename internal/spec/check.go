@@ -285,6 +285,9 @@ func (d *decoder) checkRoute(s *Spec) error {
 	if err := d.checkTLS(r); err != nil {
 		return err
 	}
+	if err := d.checkForward(r); err != nil {
+		return err
+	}
 	if h := r.Preview.Host; h != "" && !hostForm.MatchString(h) {
 		return d.at("route.preview.host", "%q is not a host name", h)
 	}

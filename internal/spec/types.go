@@ -178,8 +178,25 @@ type Route struct {
 	Clients     string      `json:"clients,omitempty" jsonschema:"a PEM file on the machine: only clients with a certificate of these authorities get in"`
 	TLSMin      string      `json:"tls_min,omitempty" jsonschema:"the least version of TLS, 1.2 or 1.3; default 1.2"`
 
+	Paths   []string `json:"paths,omitempty" jsonschema:"only what lies below one of these, as [/api]: several services on one host; the longest path wins"`
+	Strip   bool     `json:"strip,omitempty" jsonschema:"instances do not see the part of the path that paths names; it is in X-Forwarded-Prefix"`
+	Headers Headers  `json:"headers,omitzero" jsonschema:"what is changed in requests and answers"`
+	Trusted []string `json:"trusted,omitempty" jsonschema:"addresses of proxies in front, as 10.0.0.0/8: what they say of the client in X-Forwarded-For, -Proto and -Host counts"`
+
 	Preview Preview `json:"preview,omitzero" jsonschema:"who sees the newest release that runs, whatever its share of the traffic"`
 	Faults  []Fault `json:"faults,omitempty" jsonschema:"what goes wrong on purpose: for rehearsals, not for production"`
+}
+
+// Headers are changed on the way.
+type Headers struct {
+	Request  HeaderChange `json:"request,omitzero"`
+	Response HeaderChange `json:"response,omitzero"`
+}
+
+// HeaderChange sets headers, in place of what they were, and removes others.
+type HeaderChange struct {
+	Set    map[string]string `json:"set,omitempty" jsonschema:"as {Strict-Transport-Security: max-age=31536000}"`
+	Remove []string          `json:"remove,omitempty" jsonschema:"as [Server]"`
 }
 
 // Certificate is in PEM files on the machine. They are read again when they change.

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -16,13 +17,17 @@ const routeFile = "route.json"
 
 // routing is what a release says of its route: going back restores it.
 type routing struct {
-	Hosts   []string     `json:"hosts,omitempty"`
-	TLS     *edge.TLS    `json:"tls,omitempty"`
-	Route   spec.Route   `json:"route,omitzero"` // for where plain HTTP is sent on, which depends on the address that was chosen
-	Sticky  string       `json:"sticky,omitempty"`
-	Preview edge.Preview `json:"preview,omitzero"`
-	Mirror  int          `json:"mirror,omitempty"`
-	Faults  []edge.Fault `json:"faults,omitempty"`
+	Hosts   []string       `json:"hosts,omitempty"`
+	Paths   []string       `json:"paths,omitempty"`
+	Strip   bool           `json:"strip,omitempty"`
+	Headers edge.Headers   `json:"headers,omitzero"`
+	Trusted []netip.Prefix `json:"trusted,omitempty"`
+	TLS     *edge.TLS      `json:"tls,omitempty"`
+	Route   spec.Route     `json:"route,omitzero"` // for where plain HTTP is sent on, which depends on the address that was chosen
+	Sticky  string         `json:"sticky,omitempty"`
+	Preview edge.Preview   `json:"preview,omitzero"`
+	Mirror  int            `json:"mirror,omitempty"`
+	Faults  []edge.Fault   `json:"faults,omitempty"`
 }
 
 func routingOf(s *spec.Spec) routing {
@@ -31,6 +36,13 @@ func routingOf(s *spec.Spec) routing {
 		return edge.Header{Name: name, Value: value}
 	}
 	r := routing{Hosts: s.Route.Hosts, Sticky: s.Release.Sticky, Preview: edge.Preview{Host: s.Route.Preview.Host, Header: header(s.Route.Preview.Header)}}
+	r.Paths, r.Strip = s.Route.Paths, s.Route.Strip
+	r.Headers = edge.Headers{Request: edge.Change(s.Route.Headers.Request), Response: edge.Change(s.Route.Headers.Response)}
+	for _, t := range s.Route.Trusted {
+		if p, err := spec.Prefix(t); err == nil { // it was checked when the spec was loaded
+			r.Trusted = append(r.Trusted, p)
+		}
+	}
 	if x := s.Route; x.TLS != "off" && x.TLS != "" {
 		r.TLS = &edge.TLS{Clients: x.Clients, Min: x.TLSMin, Source: certs.Source{Kind: x.TLS, Cert: x.Certificate.Cert, Key: x.Certificate.Key,
 			Directory: x.ACME.Directory, Email: x.ACME.Email, Roots: x.ACME.Roots}}
@@ -51,7 +63,7 @@ func (r routing) Redirect(listen string) string { return r.Route.Redirect(listen
 // RouteOf is a service's route as its spec wants it at an address, without anybody behind it.
 func RouteOf(s *spec.Spec, env, listen string) edge.Route {
 	r := routingOf(s)
-	return edge.Route{Service: s.Service, Environment: env, Listen: listen, Redirect: r.Redirect(listen), Hosts: r.Hosts, TLS: r.TLS, Preview: r.Preview}
+	return edge.Route{Service: s.Service, Environment: env, Listen: listen, Redirect: r.Redirect(listen), Hosts: r.Hosts, Paths: r.Paths, TLS: r.TLS, Preview: r.Preview}
 }
 
 func (t *Target) routing(id release.ID) (r routing, err error) {

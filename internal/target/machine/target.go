@@ -298,6 +298,7 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 		r.Stopped, r.Backends = false, nil
 		if top != 0 {
 			r.Listen, r.Redirect, r.Hosts, r.TLS = t.listen, most.Redirect(t.listen), most.Hosts, most.TLS
+			r.Paths, r.Strip, r.Headers, r.Trusted = most.Paths, most.Strip, most.Headers, most.Trusted
 			r.Sticky, r.Preview, r.Mirror = last.Sticky, last.Preview, last.Mirror
 		}
 		for id, n := range w {

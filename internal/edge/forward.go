@@ -1,0 +1,109 @@
+package edge
+
+import (
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"strings"
+)
+
+// Headers are what is changed on the way.
+type Headers struct {
+	Request  Change `json:"request,omitzero"`
+	Response Change `json:"response,omitzero"`
+}
+
+// Change sets headers, in place of what they were, and removes others.
+type Change struct {
+	Set    map[string]string `json:"set,omitempty"`
+	Remove []string          `json:"remove,omitempty"`
+}
+
+func (c Change) apply(h http.Header) {
+	for _, name := range c.Remove {
+		h.Del(name)
+	}
+	for name, value := range c.Set {
+		h.Set(name, value)
+	}
+}
+
+// peer is who is at the other end of a connection; the zero address where that cannot be told.
+func peer(r *http.Request) netip.Addr {
+	a, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return a.Addr().Unmap()
+}
+
+func (rt *route) trusts(a netip.Addr) bool {
+	for _, p := range rt.Trusted {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// client is who asks: the peer, or what trusted proxies say of who stood before them. Their words are read from the last one
+// back, up to the first that is not trusted: what stands before it anybody may have written.
+func (rt *route) client(r *http.Request) netip.Addr {
+	at := peer(r)
+	if len(rt.Trusted) == 0 || !rt.trusts(at) {
+		return at
+	}
+	said := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(said) - 1; i >= 0; i-- {
+		a, err := netip.ParseAddr(strings.TrimSpace(said[i]))
+		if err != nil {
+			return at
+		}
+		if at = a.Unmap(); !rt.trusts(at) {
+			return at
+		}
+	}
+	return at
+}
+
+// tell sets what an instance learns of the client and of how the request came. What others say of that is dropped, unless they
+// are trusted.
+func (rt *route) tell(r *httputil.ProxyRequest) {
+	trusted := rt.trusts(peer(r.In))
+	if trusted {
+		r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"]
+	}
+	r.SetXForwarded()
+	if trusted {
+		for _, name := range []string{"X-Forwarded-Proto", "X-Forwarded-Host"} {
+			if v := r.In.Header.Get(name); v != "" {
+				r.Out.Header.Set(name, v)
+			}
+		}
+	}
+	rt.strip(r)
+	rt.Headers.Request.apply(r.Out.Header)
+}
+
+// strip takes off the path by which the route was found.
+func (rt *route) strip(r *httputil.ProxyRequest) {
+	if !rt.Strip {
+		return
+	}
+	for _, p := range pathsOf(rt.Route) {
+		cut := strings.TrimSuffix(p, "/")
+		escaped := r.Out.URL.EscapedPath()
+		rest, ok := strings.CutPrefix(escaped, cut)
+		if cut == "" || !ok || rest != "" && rest[0] != '/' || strings.Contains(escaped, "/.") {
+			continue // a path that climbs is left as it is: what is cut off must be what was found
+		}
+		if rest == "" {
+			rest = "/"
+		}
+		if u, err := r.Out.URL.Parse(rest); err == nil && !strings.HasPrefix(rest, "//") {
+			r.Out.URL.Path, r.Out.URL.RawPath = u.Path, u.RawPath
+			r.Out.Header.Set("X-Forwarded-Prefix", cut)
+		}
+		return
+	}
+}

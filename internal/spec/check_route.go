@@ -1,0 +1,55 @@
+package spec
+
+import (
+	"fmt"
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+)
+
+// hop are headers that belong to a connection and not to a message (RFC 9110, section 7.6.1), and those that frame it.
+var hop = []string{"Connection", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "Host"}
+
+// checkForward holds what route says of paths, headers and proxies in front to its form.
+func (d *decoder) checkForward(r Route) error {
+	for i, p := range r.Paths {
+		if !strings.HasPrefix(p, "/") || p != path.Clean(p) || strings.ContainsAny(p, "?#*% ") {
+			return d.at(fmt.Sprintf("route.paths[%d]", i), "%q is not a path: write /api", p)
+		}
+	}
+	if r.Strip && len(r.Paths) == 0 {
+		return d.at("route.strip", "there is nothing to take off without route.paths")
+	}
+	for i, t := range r.Trusted {
+		if _, err := Prefix(t); err != nil {
+			return d.at(fmt.Sprintf("route.trusted[%d]", i), "%q is not an address or a network: write 10.0.0.0/8", t)
+		}
+	}
+	for side, c := range map[string]HeaderChange{"request": r.Headers.Request, "response": r.Headers.Response} {
+		at := "route.headers." + side
+		for _, name := range append(sortedKeys(c.Set), c.Remove...) {
+			if !headerForm.MatchString(name) || strings.Contains(name, ":") {
+				return d.at(at, "%q is not the name of a header", name)
+			}
+			if slices.ContainsFunc(hop, func(h string) bool { return strings.EqualFold(h, name) }) {
+				return d.at(at, "%s is the edge's own affair", name)
+			}
+		}
+		for _, name := range sortedKeys(c.Set) {
+			if strings.ContainsAny(c.Set[name], "\r\n\x00") {
+				return d.at(at+".set."+name, "a header's value is one line")
+			}
+		}
+	}
+	return nil
+}
+
+// Prefix reads a network, or an address as a network of one.
+func Prefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	return p.Masked(), err
+}
