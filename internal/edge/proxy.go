@@ -43,15 +43,18 @@ type proxy struct {
 	shadows chan struct{}          // copies under way
 	rp      *httputil.ReverseProxy
 	h1, h2c http.RoundTripper
+
+	upstreams upstreams // of what the edge itself reads
 }
 
 // exchange is one request on its way.
 type exchange struct {
 	route   *route
-	end     *endpoint // the last one tried
-	point   int       // where a sticky client stands among the releases; see [point]
-	preview bool      // it goes to the newest release
-	shadow  *shadow   // its copy, if there is one
+	end     *endpoint     // the last one tried
+	point   int           // where a sticky client stands among the releases; see [point]
+	preview bool          // it goes to the newest release
+	shadow  *shadow       // its copy, if there is one
+	in      *http.Request // as it came, where the edge itself reads it and its route wants to see it
 	status  int
 	gotHead bool
 	cutOff  atomic.Bool // the client's own body broke off or is not HTTP
@@ -123,16 +126,7 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 	}
 	rt := p.current().find(listen, r.Host, r.URL.Path)
-	if rt == nil {
-		http.Error(w, "no service answers to this host here", http.StatusNotFound)
-		return
-	}
-	switch {
-	case rt.TLS != nil && r.TLS == nil:
-		rt.redirect(w, r)
-		return
-	case p.strangers(listen, rt, r):
-		http.Error(w, "this connection is for another host", http.StatusMisdirectedRequest)
+	if p.aside(listen, rt, w, r) {
 		return
 	}
 	start := time.Now()
@@ -158,18 +152,42 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	p.rp.ServeHTTP(cw, in)
 }
 
+// aside answers what no instance is asked, and reports whether it was that.
+func (p *proxy) aside(listen string, rt *route, w http.ResponseWriter, r *http.Request) bool {
+	switch {
+	case rt == nil:
+		http.Error(w, "no service answers to this host here", http.StatusNotFound)
+	case rt.TLS != nil && r.TLS == nil:
+		rt.redirect(w, r)
+	case p.strangers(listen, rt, r):
+		http.Error(w, "this connection is for another host", http.StatusMisdirectedRequest)
+	default:
+		return false
+	}
+	return true
+}
+
+// aside is that of the proxy, and the challenges of certificate authorities.
+func (s *Server) aside(listen string, rt *route, w http.ResponseWriter, r *http.Request) bool {
+	return r.TLS == nil && s.certs.Challenge(w, r) || s.proxy.aside(listen, rt, w, r)
+}
+
 // finish counts the request for its route and for the instance that served it.
 func (p *proxy) finish(ex *exchange, cw *countingWriter, r *http.Request, start time.Time, broken bool) {
-	p.stats.end(ex.route.stats)
-	ex.shadow.answered(ex.status)
 	o := outcome{status: cw.status, bytes: cw.bytes, took: time.Since(start)}
 	if o.status == 0 {
 		o.status = ex.status // an upgraded connection is answered past cw
 	}
 	// While it sends its body nobody but the body's reader notices that a client went away.
-	clientGone := r.Context().Err() != nil || ex.cutOff.Load()
+	p.ended(ex, o, broken, r.Context().Err() != nil || ex.cutOff.Load())
+}
+
+// ended counts an exchange: broken says that its answer broke off, gone that its client did not wait for it.
+func (p *proxy) ended(ex *exchange, o outcome, broken, gone bool) {
+	p.stats.end(ex.route.stats)
+	ex.shadow.answered(ex.status)
 	switch {
-	case (broken || !ex.gotHead) && clientGone:
+	case (broken || !ex.gotHead) && gone:
 		o.aborted = true
 	case broken || !ex.gotHead:
 		o.failed = true
@@ -198,6 +216,11 @@ func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 		http.Error(w, "the request's body broke off", http.StatusBadRequest)
 		return
 	}
+	p.fail(w, ex, err, r.Method, r.URL.Path)
+}
+
+// fail says why no instance answered.
+func (p *proxy) fail(w http.ResponseWriter, ex *exchange, err error, method, path string) {
 	code, text := http.StatusBadGateway, "the service broke the connection off"
 	switch {
 	case errors.Is(err, errStopped):
@@ -207,7 +230,7 @@ func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", "5")
 	}
 	if ex != nil && ex.end != nil {
-		p.log.Warn("no answer", "service", ex.route.key, "instance", ex.end.addr, "method", r.Method, "path", r.URL.Path, "error", err)
+		p.log.Warn("no answer", "service", ex.route.key, "instance", ex.end.addr, "method", method, "path", path, "error", err)
 	}
 	http.Error(w, text, code)
 }

@@ -308,8 +308,7 @@ func (s *Server) accept() {
 	for addr, l := range s.listeners {
 		if !s.accepting[addr] {
 			s.accepting[addr] = true
-			srv := s.httpServer(addr)
-			s.accepts.Go(func() { srv.Serve(s.helloListener(addr, l)) })
+			s.accepts.Go(func() { s.takeAll(addr, s.helloListener(addr, l)) })
 		}
 	}
 }
@@ -322,26 +321,20 @@ func (s *Server) httpServer(addr string) *http.Server {
 	return &http.Server{
 		Handler:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(addr, w, r) }),
 		Protocols: protocols, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-		ConnState: s.connState, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) }, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
 
 func (s *Server) serve(addr string, w http.ResponseWriter, r *http.Request) {
 	s.serving.Add(1)
 	defer s.serving.Add(-1)
+	if c, ok := r.Context().Value(connKey{}).(*handedConn); ok && r.TLS == nil {
+		r.TLS = c.tls // what net/http cannot see: the connection was begun elsewhere
+	}
 	if r.TLS == nil && s.certs.Challenge(w, r) {
 		return
 	}
 	s.proxy.serve(addr, w, r)
-}
-
-func (s *Server) connState(_ net.Conn, st http.ConnState) {
-	switch st {
-	case http.StateNew:
-		s.conns.Add(1)
-	case http.StateClosed, http.StateHijacked:
-		s.conns.Add(-1)
-	}
 }
 
 // unlisten closes a listener; its connections stay.

@@ -30,6 +30,11 @@ func point(rt *route, r *http.Request) int {
 	if id == "" {
 		id = rt.client(r).String()
 	}
+	return pointOf(id)
+}
+
+// pointOf is the place of who has an identity.
+func pointOf(id string) int {
 	h := fnv.New64a()
 	h.Write([]byte(id))
 	// FNV's low bits hardly differ between neighbouring addresses; the finalizer of MurmurHash3 (Appleby, 2011) spreads them.

@@ -171,6 +171,10 @@ type route struct {
 	stats *slot
 	backs []*backend
 	tls   *tls.Config // of handshakes; nil for plain HTTP
+
+	looks         bool // something of the route depends on the request's headers
+	changes       bool // and something is changed in it
+	changesAnswer bool
 }
 
 type backend struct {
@@ -199,7 +203,12 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 			return nil, err
 		}
 		cr := &route{Route: r, key: r.Key(), stats: s}
+		change := r.Headers.Request
+		cr.changes = r.Strip || len(r.Trusted) > 0 || len(change.Set) > 0 || len(change.Remove) > 0
+		cr.changesAnswer = len(r.Headers.Response.Set) > 0 || len(r.Headers.Response.Remove) > 0
+		cr.looks = cr.changes || r.Preview != Preview{} || r.Mirror > 0 || r.Sticky != "" && r.Sticky != "client"
 		for _, b := range r.Backends {
+			cr.looks = cr.looks || len(b.Faults) > 0
 			cb := &backend{release: b.Release, weight: b.Weight}
 			for _, e := range b.Endpoints {
 				s, err := st.slot(slotKey{r.Service, r.Environment, b.Release, e.Instance})

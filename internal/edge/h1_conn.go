@@ -1,0 +1,360 @@
+package edge
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	clientBuffer = 8 << 10 // a larger head is for net/http
+	writeBuffer  = 16 << 10
+	// bodyWait is how long the rest of a small body may take that did not come with its head, before the connection is given
+	// to net/http, which sends bodies on while they come.
+	bodyWait = 5 * time.Millisecond
+	// lookAfter is how long an instance may take until somebody looks whether the client is still there.
+	lookAfter = 50 * time.Millisecond
+)
+
+// clientConn is a client's connection while the edge reads its requests itself.
+type clientConn struct {
+	net.Conn
+	s      *Server
+	listen string
+	tls    *tls.ConnectionState // nil for plain HTTP
+	peer   netip.Addr
+	peerIP string
+	r      *bufio.Reader
+	w      *bufio.Writer
+	buf    []byte // of the head
+	head   head
+	frame  framing
+	body   []byte // of the request: whole
+	out    []byte // what is sent to the instance
+	set    time.Time
+
+	watching bool
+	gone     chan struct{} // closed when the client went away
+	watched  chan struct{} // closed when the watcher has ended
+	left     atomic.Bool
+}
+
+var clientBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, clientBuffer) }}
+var writeBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, writeBuffer) }}
+
+// errHandOver says that a connection is for net/http from here on.
+var errHandOver = errors.New("for net/http")
+
+// take serves a connection: requests of the usual kind itself, and from the first other one on by net/http.
+func (s *Server) take(addr string, nc net.Conn, others *handed) {
+	c := &clientConn{Conn: nc, s: s, listen: addr}
+	if t, ok := nc.(*tls.Conn); ok {
+		ctx, cancel := context.WithTimeout(context.Background(), readHeaderTimeout)
+		err := t.HandshakeContext(ctx)
+		cancel()
+		if err != nil {
+			nc.Close()
+			s.conns.Add(-1)
+			return
+		}
+		st := t.ConnectionState()
+		if c.tls = &st; st.NegotiatedProtocol != "" && st.NegotiatedProtocol != "http/1.1" {
+			others.give(&handedConn{Conn: nc, s: s, tls: c.tls})
+			return
+		}
+	}
+	if a, err := netip.ParseAddrPort(nc.RemoteAddr().String()); err == nil {
+		c.peer = a.Addr().Unmap()
+		c.peerIP = c.peer.String()
+	}
+	c.r, c.w = clientBuffers.Get().(*bufio.Reader), writeBuffers.Get().(*bufio.Writer)
+	c.r.Reset(nc)
+	c.w.Reset(nc)
+	err := c.serve()
+	if errors.Is(err, errHandOver) {
+		nc.SetReadDeadline(time.Time{})
+		rest := append([]byte(nil), c.buf...)
+		if n := c.r.Buffered(); n > 0 {
+			b, _ := c.r.Peek(n)
+			rest = append(rest, b...)
+		}
+		others.give(&handedConn{Conn: nc, s: s, tls: c.tls, rest: rest})
+	} else {
+		nc.Close()
+		s.conns.Add(-1)
+	}
+	c.r.Reset(nil)
+	c.w.Reset(nil)
+	clientBuffers.Put(c.r)
+	writeBuffers.Put(c.w)
+}
+
+// serve reads requests until the connection ends, or one comes that is not for it. Then c.buf has its head.
+func (c *clientConn) serve() error {
+	for first := true; ; first = false {
+		if err := c.readHead(first); err != nil {
+			return err
+		}
+		if !c.usual() {
+			return errHandOver
+		}
+		c.s.serving.Add(1)
+		keep, err := c.exchange()
+		c.s.serving.Add(-1)
+		if err != nil {
+			return err
+		}
+		if !keep {
+			return nil
+		}
+	}
+}
+
+// readHead reads a head into c.buf. An idle connection is kept for idleTimeout, one on which a head has begun for
+// readHeaderTimeout.
+func (c *clientConn) readHead(first bool) error {
+	c.buf = c.buf[:0]
+	if c.r.Buffered() == 0 {
+		// To set a deadline costs as much as to read: one that is a little later does as well.
+		if now := time.Now(); first || now.Sub(c.set) > idleTimeout/16 {
+			wait := idleTimeout + idleTimeout/16
+			if first {
+				wait = readHeaderTimeout
+			}
+			c.set = now
+			if first {
+				c.set = now.Add(-idleTimeout)
+			}
+			if err := c.SetReadDeadline(now.Add(wait)); err != nil {
+				return err
+			}
+		}
+	}
+	began := false
+	for scanned := 0; ; {
+		if _, err := c.r.Peek(1); err != nil {
+			return err
+		}
+		b, _ := c.r.Peek(c.r.Buffered())
+		start := max(scanned-3, 0)
+		if n := headEnd(b[start:]); n > 0 {
+			n += start
+			c.buf = append(c.buf, b[:n]...)
+			c.r.Discard(n)
+			return nil
+		}
+		if scanned == 0 && len(b) >= 3 && string(b[:3]) == "PRI" || len(b) >= clientBuffer || loneLF(b[start:]) {
+			return errHandOver
+		}
+		if scanned = len(b); !began {
+			began, c.set = true, time.Time{}
+			if err := c.SetReadDeadline(time.Now().Add(readHeaderTimeout)); err != nil {
+				return err
+			}
+		}
+		if _, err := c.r.Peek(len(b) + 1); err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				return errHandOver // it says what is wrong
+			}
+			return err
+		}
+	}
+}
+
+// loneLF reports whether a line ends in a LF alone: its head may be over already for who reads it so.
+func loneLF(b []byte) bool {
+	for i, c := range b {
+		if c == '\n' && (i == 0 || b[i-1] != '\r') && i > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// usual parses the head in c.buf and reads a small body. It reports false for what net/http shall see to.
+func (c *clientConn) usual() bool {
+	h := &c.head
+	if !h.parse(c.buf) || h.third != "HTTP/1.1" || !allToken(h.first) || h.second[0] != '/' || len(h.second) > 1 && h.second[1] == '/' {
+		return false
+	}
+	hosts := 0
+	for _, x := range h.fields {
+		switch len(x.name) {
+		case 4:
+			if same(x.name, "host") {
+				hosts++
+				if !plainHost(x.value) {
+					return false
+				}
+			}
+		case 6:
+			if same(x.name, "expect") {
+				return false
+			}
+		case 7:
+			if same(x.name, "upgrade") || same(x.name, "trailer") {
+				return false
+			}
+		}
+	}
+	c.frame = h.frame()
+	if hosts != 1 || c.frame.odd || c.frame.chunked || h.first == http.MethodConnect || h.first == "PRI" {
+		return false
+	}
+	c.body = c.body[:0]
+	n := int(max(c.frame.length, 0))
+	if n > clientBuffer {
+		return false
+	}
+	if n > c.r.Buffered() {
+		if c.SetReadDeadline(time.Now().Add(bodyWait)) != nil {
+			return false
+		}
+		c.set = time.Time{}
+		c.r.Peek(n)
+		if c.r.Buffered() < n {
+			return false // whatever became of it is still there
+		}
+	}
+	if n > 0 {
+		b, err := c.r.Peek(n)
+		if err != nil {
+			return false
+		}
+		c.body = append(c.body, b...)
+		c.r.Discard(n)
+	}
+	return true
+}
+
+// plainHost reports whether a Host is a name or an address and perhaps a port, and nothing else.
+func plainHost(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '-' || c == ':' || c == '[' || c == ']' || c == '_') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// watch begins to look whether the client goes away while it is waited for an instance: one that closes its connection, or its
+// side of it, does not wait any more. What it sends meanwhile is its next request, which stays where it is.
+func (c *clientConn) watch() <-chan struct{} {
+	if c.watching {
+		return c.gone
+	}
+	c.watching = true
+	c.gone, c.watched = make(chan struct{}), make(chan struct{})
+	c.set = time.Time{}
+	c.SetReadDeadline(time.Time{})
+	if c.r.Buffered() > 0 {
+		close(c.watched) // it has asked for more already
+		return c.gone
+	}
+	go func() {
+		defer close(c.watched)
+		if _, err := c.r.Peek(1); err != nil && !c.left.Load() {
+			c.left.Store(true)
+			close(c.gone)
+		}
+	}()
+	return c.gone
+}
+
+// unwatch ends the watching: nobody else reads from the connection then. It reports whether the client is still there.
+func (c *clientConn) unwatch() bool {
+	if !c.watching {
+		return true
+	}
+	c.watching = false
+	here := !c.left.Swap(true) // what comes now is our own doing
+	c.SetReadDeadline(time.Unix(1, 0))
+	<-c.watched
+	c.left.Store(!here)
+	c.SetReadDeadline(time.Time{})
+	return here
+}
+
+// waiting is the context of who waits for the sake of a client. Only somebody who really waits makes it look.
+type waiting struct{ c *clientConn }
+
+func (w waiting) Deadline() (time.Time, bool) { return time.Time{}, false }
+func (w waiting) Done() <-chan struct{}       { return w.c.watch() }
+func (w waiting) Value(any) any               { return nil }
+func (w waiting) Err() error {
+	if w.c.left.Load() {
+		return context.Canceled
+	}
+	return nil
+}
+
+// handed is a listener of connections that net/http goes on with.
+type handed struct {
+	net.Listener
+	conns chan net.Conn
+	ended chan struct{}
+}
+
+func (h *handed) give(c *handedConn) {
+	select {
+	case h.conns <- c:
+	case <-h.ended:
+		c.Close()
+	}
+}
+
+// Accept implements [net.Listener].
+func (h *handed) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.ended:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements [net.Listener].
+func (h *handed) Close() error { return nil }
+
+// handedConn begins with what was read already.
+type handedConn struct {
+	net.Conn
+	s      *Server
+	tls    *tls.ConnectionState
+	rest   []byte
+	closed atomic.Bool
+}
+
+func (c *handedConn) Read(p []byte) (int, error) {
+	if len(c.rest) > 0 {
+		n := copy(p, c.rest)
+		c.rest = c.rest[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
+
+// Close implements [net.Conn].
+func (c *handedConn) Close() error {
+	if !c.closed.Swap(true) {
+		c.s.conns.Add(-1)
+	}
+	return c.Conn.Close()
+}
+
+// CloseWrite lets net/http end its side and wait for the client's.
+func (c *handedConn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return nil
+}

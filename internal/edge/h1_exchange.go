@@ -1,0 +1,425 @@
+package edge
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	mrand "math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// errGarbage marks an answer that is no HTTP.
+var errGarbage = errors.New("the instance's answer is not HTTP")
+
+// exchange answers the request that was read. It reports whether the connection is kept; an error ends it at once.
+func (c *clientConn) exchange() (keep bool, err error) {
+	p := c.s.proxy
+	host := c.value("host")
+	path, ok := decoded(c.head.second)
+	if !ok {
+		return false, errHandOver
+	}
+	rt := p.current().find(c.listen, host, path)
+	if rt == nil || rt.TLS != nil || strings.HasPrefix(path, "/.well-known/acme-challenge/") {
+		r, err := c.request()
+		if err != nil {
+			return false, errHandOver
+		}
+		if w := newSimple(); c.s.aside(c.listen, rt, w, r) {
+			return c.say(w)
+		}
+	}
+	start := time.Now()
+	ex := &exchange{route: rt, point: anywhere}
+	if rt.looks {
+		if ex.in, err = c.request(); err != nil {
+			return false, errHandOver
+		}
+		ex.point, ex.preview = point(rt, ex.in), rt.Preview.previews(ex.in)
+	} else if rt.Sticky == "client" {
+		ex.point = pointOf(c.peerIP)
+	}
+	p.stats.arrive(rt.stats, start)
+	a := &reply{c: c, ex: ex}
+	err = a.run()
+	o := outcome{status: a.status, bytes: a.sent, took: time.Since(start)}
+	p.ended(ex, o, a.broken, a.gone || c.left.Load())
+	return a.keep && err == nil, err
+}
+
+// value returns a header of the request.
+func (c *clientConn) value(lower string) string {
+	for _, x := range c.head.fields {
+		if same(x.name, lower) {
+			return x.value
+		}
+	}
+	return ""
+}
+
+// decoded is the path of a target as routes compare it.
+func decoded(target string) (string, bool) {
+	path, _, _ := strings.Cut(target, "?")
+	if strings.IndexByte(path, '%') < 0 {
+		return path, true
+	}
+	out, err := url.PathUnescape(path)
+	return out, err == nil
+}
+
+// request makes the request as net/http would, for what is not on the usual way.
+func (c *clientConn) request() (*http.Request, error) {
+	u, err := url.ParseRequestURI(strings.Clone(c.head.second))
+	if err != nil {
+		return nil, err
+	}
+	r := &http.Request{Method: strings.Clone(c.head.first), URL: u, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{},
+		RequestURI: u.RequestURI(), RemoteAddr: c.RemoteAddr().String(), TLS: c.tls, Body: http.NoBody}
+	for _, x := range c.head.fields {
+		if same(x.name, "host") {
+			r.Host = strings.Clone(x.value)
+			continue
+		}
+		r.Header.Add(strings.Clone(x.name), strings.Clone(x.value))
+	}
+	return r.WithContext(waiting{c}), nil
+}
+
+// reply is one exchange under way.
+type reply struct {
+	c      *clientConn
+	ex     *exchange
+	up     *upstream
+	status int   // that the client was told
+	sent   int64 // bytes of the body
+	keep   bool
+	broken bool // the answer broke off
+	gone   bool // the client did not wait
+}
+
+// run tries instances until one answers, as roundTripper does, and passes the answer on.
+func (a *reply) run() error {
+	c, ex, p := a.c, a.ex, a.c.s.proxy
+	ctx := waiting{c}
+	deadline := time.Now().Add(p.hold)
+	fresh := false
+	for sent := 0; ; {
+		err := p.choose(ctx, ex, deadline)
+		if err == nil {
+			err = a.try(ctx, fresh)
+		} else {
+			return a.refuse(err)
+		}
+		if err == nil {
+			return a.pass()
+		}
+		a.drop()
+		if errors.Is(err, errStruck) {
+			return nil
+		}
+		var de *dialError
+		switch {
+		case c.left.Load():
+			return a.refuse(err)
+		case errors.As(err, &de):
+			ex.end.state.avoidUntil.Store(time.Now().Add(avoidFor).UnixNano())
+			if time.Now().After(deadline) {
+				return a.refuse(fmt.Errorf("%w: %w", errNobody, err))
+			}
+		case a.repeatable() && sent < retries:
+			sent++
+			fresh = true // one that was kept may have been closed just now; a new one tells
+		default:
+			return a.refuse(err)
+		}
+		ex.end.slot.retried.Add(1)
+	}
+}
+
+func (a *reply) repeatable() bool {
+	switch a.c.head.first {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return len(a.c.body) == 0
+	}
+	return false
+}
+
+// errStruck says that a fault answered.
+var errStruck = errors.New("a fault answered")
+
+// try sends the request to the instance that was chosen and reads the head of its answer.
+func (a *reply) try(ctx context.Context, fresh bool) error {
+	c, ex := a.c, a.ex
+	if ex.in != nil {
+		if ex.shadow == nil && !ex.preview && ex.route.Mirror > 0 {
+			a.cast()
+		}
+		res, err := strike(ctx, ex.end.faults, ex.in)
+		if err != nil {
+			return err
+		}
+		if res != nil {
+			w := newSimple()
+			for k, v := range res.Header {
+				w.header[k] = v
+			}
+			w.status = res.StatusCode
+			io.Copy(&w.body, res.Body)
+			ex.gotHead, ex.status = true, res.StatusCode
+			a.status = res.StatusCode
+			c.s.proxy.stats.answered(ex.route.stats, time.Now())
+			a.sent = int64(w.body.Len())
+			keep, err := c.say(w)
+			a.keep = keep
+			if err != nil {
+				a.broken = true
+			}
+			return errStruck
+		}
+	}
+	var err error
+	if a.up, err = c.s.proxy.upstreams.get(ex.end.addr, fresh); err != nil {
+		return err
+	}
+	c.out = a.write(c.out[:0])
+	if _, err = a.up.Write(c.out); err != nil {
+		// The instance may have answered and closed before it read all: what it said counts.
+		if a.await() != nil {
+			return err
+		}
+		return a.informed()
+	}
+	if err := a.await(); err != nil {
+		return err
+	}
+	return a.informed()
+}
+
+// await waits for the head of the answer. When that takes a while it looks whether the client is still there.
+func (a *reply) await() error {
+	c := a.c
+	if !c.watching {
+		a.up.SetReadDeadline(time.Now().Add(lookAfter))
+		_, err := a.up.r.Peek(1)
+		a.up.SetReadDeadline(time.Time{})
+		if err == nil {
+			return a.up.readHead()
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+	}
+	gone := c.watch()
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-gone:
+			a.up.SetReadDeadline(time.Unix(1, 0))
+		case <-done:
+		}
+	}()
+	err := a.up.readHead()
+	close(done)
+	<-ended
+	if err != nil && c.left.Load() {
+		a.gone = true
+	}
+	return err
+}
+
+// informed passes on what an instance says before its answer (RFC 9110, section 15.2), until that is there.
+func (a *reply) informed() error {
+	for {
+		code, err := strconv.Atoi(a.up.head.second)
+		if err != nil || len(a.up.head.second) != 3 || a.up.head.first != "HTTP/1.1" && a.up.head.first != "HTTP/1.0" || code < 100 {
+			return errGarbage
+		}
+		if a.status = code; code >= 200 {
+			return nil
+		}
+		if code == http.StatusSwitchingProtocols {
+			return errGarbage // nobody asked for another protocol
+		}
+		if code != http.StatusContinue { // nor for this
+			a.c.w.Write(a.up.head.raw)
+			if err := a.c.w.Flush(); err != nil {
+				return err
+			}
+		}
+		if err := a.up.readHead(); err != nil {
+			a.status = 0
+			return err
+		}
+	}
+}
+
+// write makes the request as the instance gets it.
+func (a *reply) write(b []byte) []byte {
+	c := a.c
+	if a.ex.in != nil && a.ex.route.changes {
+		return a.writeChanged(b)
+	}
+	b = append(append(append(b, c.head.first...), ' '), c.head.second...)
+	b = append(b, " HTTP/1.1\r\n"...)
+	traced, host := false, ""
+	for _, x := range c.head.fields {
+		if c.frame.hop(x.name) || len(x.name) >= 9 && forwarded(x.name) {
+			continue
+		}
+		if len(x.name) == 4 && same(x.name, "host") {
+			host = x.value
+		}
+		traced = traced || len(x.name) == 11 && same(x.name, "traceparent") && x.value != ""
+		b = append(append(append(append(b, x.name...), ": "...), x.value...), "\r\n"...)
+	}
+	b = append(append(append(b, "X-Forwarded-For: "...), c.peerIP...), "\r\nX-Forwarded-Host: "...)
+	b = append(append(b, host...), "\r\nX-Forwarded-Proto: http"...)
+	if c.tls != nil {
+		b = append(b, 's')
+	}
+	b = append(b, "\r\n"...)
+	if !traced {
+		b = append(append(append(b, "Traceparent: "...), traceparent()...), "\r\n"...)
+	}
+	if c.frame.length >= 0 {
+		b = append(strconv.AppendInt(append(b, "Content-Length: "...), c.frame.length, 10), "\r\n"...)
+	}
+	return append(append(b, "\r\n"...), c.body...)
+}
+
+// forwarded reports whether a header says what only the edge, or a trusted proxy, says.
+func forwarded(name string) bool {
+	return same(name, "forwarded") || same(name, "x-forwarded-for") || same(name, "x-forwarded-host") || same(name, "x-forwarded-proto")
+}
+
+// traceparent begins a trace (W3C Trace Context, level 1). It need not be a secret, only unlikely to come twice.
+func traceparent() string {
+	var id [24]byte
+	for i := range 3 {
+		x := mrand.Uint64()
+		for j := range 8 {
+			id[8*i+j] = byte(x >> (8 * j))
+		}
+	}
+	return "00-" + hex.EncodeToString(id[:16]) + "-" + hex.EncodeToString(id[16:]) + "-00"
+}
+
+// changed is the request as its route wants it.
+func (a *reply) changed() *http.Request {
+	in := a.ex.in
+	out := in.Clone(in.Context())
+	for name := range out.Header {
+		if a.c.frame.hop(name) || forwarded(name) {
+			delete(out.Header, name)
+		}
+	}
+	pr := &httputil.ProxyRequest{In: in, Out: out}
+	a.ex.route.tell(pr)
+	if out.Header.Get("Traceparent") == "" {
+		out.Header.Set("Traceparent", traceparent())
+	}
+	return out
+}
+
+func (a *reply) writeChanged(b []byte) []byte {
+	out := a.changed()
+	b = append(append(append(b, out.Method...), ' '), out.URL.RequestURI()...)
+	b = append(append(append(b, " HTTP/1.1\r\nHost: "...), a.ex.in.Host...), "\r\n"...)
+	for name, values := range out.Header {
+		for _, v := range values {
+			b = append(append(append(append(b, name...), ": "...), v...), "\r\n"...)
+		}
+	}
+	if a.c.frame.length >= 0 {
+		b = append(strconv.AppendInt(append(b, "Content-Length: "...), a.c.frame.length, 10), "\r\n"...)
+	}
+	return append(append(b, "\r\n"...), a.c.body...)
+}
+
+// cast makes a copy of the request, where the route wants some.
+func (a *reply) cast() {
+	if len(a.c.body) > 0 {
+		return
+	}
+	out := a.changed()
+	out.URL.Scheme, out.URL.Host, out.RequestURI = "http", a.ex.end.addr, ""
+	a.ex.shadow = a.c.s.proxy.cast(a.ex.route.key, out)
+}
+
+// drop ends the connection to the instance.
+func (a *reply) drop() {
+	if a.up != nil {
+		a.up.Close()
+		a.up = nil
+	}
+}
+
+// refuse answers where no instance did.
+func (a *reply) refuse(err error) error {
+	c, p := a.c, a.c.s.proxy
+	a.drop()
+	a.status = 0
+	if !c.unwatch() || a.gone || c.left.Load() {
+		a.gone = true
+		return net.ErrClosed // nobody reads the answer
+	}
+	w := newSimple()
+	p.fail(w, a.ex, err, c.head.first, c.head.second)
+	a.status, a.sent = w.status, int64(w.body.Len())
+	keep, err := c.say(w)
+	a.keep = keep
+	return err
+}
+
+// simple is an answer of the edge's own.
+type simple struct {
+	header http.Header
+	status int
+	body   strings.Builder
+}
+
+func newSimple() *simple { return &simple{header: http.Header{}} }
+
+// Header implements [http.ResponseWriter].
+func (s *simple) Header() http.Header { return s.header }
+
+// WriteHeader implements [http.ResponseWriter].
+func (s *simple) WriteHeader(code int) {
+	if s.status == 0 {
+		s.status = code
+	}
+}
+
+// Write implements [http.ResponseWriter].
+func (s *simple) Write(p []byte) (int, error) {
+	s.WriteHeader(http.StatusOK)
+	return s.body.Write(p)
+}
+
+// say writes an answer of the edge's own.
+func (c *clientConn) say(s *simple) (keep bool, err error) {
+	keep = !c.frame.close && !c.s.leaving.Load() && s.header.Get("Connection") == ""
+	s.header.Del("Connection")
+	fmt.Fprintf(c.w, "HTTP/1.1 %d %s\r\n", max(s.status, 200), http.StatusText(max(s.status, 200)))
+	s.header.Write(c.w)
+	fmt.Fprintf(c.w, "Date: %s\r\nContent-Length: %d\r\n", time.Now().UTC().Format(http.TimeFormat), s.body.Len())
+	if !keep {
+		c.w.WriteString("Connection: close\r\n")
+	}
+	c.w.WriteString("\r\n")
+	if c.head.first != http.MethodHead {
+		c.w.WriteString(s.body.String())
+	}
+	return keep, c.w.Flush()
+}

@@ -1,0 +1,144 @@
+package edge
+
+import (
+	"bufio"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	upstreamIdle    = 90 * time.Second // how long a connection to an instance is kept unused
+	upstreamPerAddr = 512              // and how many
+	upstreamBuffer  = 16 << 10
+)
+
+// upstream is a connection to an instance.
+type upstream struct {
+	net.Conn
+	raw  syscall.RawConn
+	r    *bufio.Reader
+	used time.Time
+	old  bool // it has served before
+	head head
+	buf  []byte // of the head
+}
+
+// upstreams are those that wait to be used again: the one that was used last is used next, so that what is not needed grows old.
+type upstreams struct {
+	mu   sync.Mutex
+	idle map[string][]*upstream
+}
+
+// get returns a connection to addr. An idle one that the instance has closed meanwhile, or on which it said something that
+// nobody asked for, is not used.
+func (u *upstreams) get(addr string, fresh bool) (*upstream, error) {
+	for !fresh {
+		u.mu.Lock()
+		list := u.idle[addr]
+		if len(list) == 0 {
+			u.mu.Unlock()
+			break
+		}
+		c := list[len(list)-1]
+		list[len(list)-1] = nil
+		u.idle[addr] = list[:len(list)-1]
+		u.mu.Unlock()
+		if time.Since(c.used) < upstreamIdle && c.quiet() {
+			c.old = true
+			return c, nil
+		}
+		c.Close()
+	}
+	nc, err := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).Dial("tcp", addr)
+	if err != nil {
+		return nil, &dialError{err}
+	}
+	c := &upstream{Conn: nc, r: bufio.NewReaderSize(nc, upstreamBuffer)}
+	if sc, ok := nc.(syscall.Conn); ok {
+		c.raw, _ = sc.SyscallConn()
+	}
+	return c, nil
+}
+
+// put keeps a connection whose answer was read to its end.
+func (u *upstreams) put(addr string, c *upstream) {
+	c.used = time.Now()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.idle == nil {
+		u.idle = map[string][]*upstream{}
+	}
+	list := u.idle[addr]
+	if len(list) >= upstreamPerAddr {
+		c.Close()
+		return
+	}
+	u.idle[addr] = append(list, c)
+	if len(list) == 0 {
+		u.sweep()
+	}
+}
+
+// sweep closes what is too old: of the least recently used ones at the front of each list. u.mu is held.
+func (u *upstreams) sweep() {
+	for addr, list := range u.idle {
+		n := 0
+		for n < len(list) && time.Since(list[n].used) >= upstreamIdle {
+			list[n].Close()
+			n++
+		}
+		if u.idle[addr] = append(list[:0], list[n:]...); len(u.idle[addr]) == 0 {
+			delete(u.idle, addr)
+		}
+	}
+}
+
+// quiet reports whether the other end is still there and has said nothing: a look at the socket, which takes less than a
+// microsecond. What it closes while the request is on its way cannot be seen by it.
+func (c *upstream) quiet() bool {
+	if c.r.Buffered() > 0 {
+		return false
+	}
+	if c.raw == nil {
+		return true
+	}
+	ok := false
+	err := c.raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		ok = err == syscall.EAGAIN //nolint:errorlint // it is a plain errno
+		return true
+	})
+	return err == nil && ok
+}
+
+// readHead reads the head of an answer.
+func (c *upstream) readHead() error {
+	c.buf = c.buf[:0]
+	for scanned := 0; ; {
+		b, err := c.r.Peek(max(c.r.Buffered(), 1))
+		if err != nil {
+			return err
+		}
+		b, _ = c.r.Peek(c.r.Buffered())
+		start := max(scanned-3, 0)
+		if n := headEnd(b[start:]); n > 0 {
+			n += start
+			c.buf = append(c.buf, b[:n]...)
+			c.r.Discard(n)
+			if !c.head.parse(c.buf) {
+				return errGarbage
+			}
+			return nil
+		}
+		scanned = len(b)
+		if len(b) >= upstreamBuffer {
+			return errGarbage
+		}
+		if _, err := c.r.Peek(len(b) + 1); err != nil {
+			return err
+		}
+	}
+}
