@@ -37,6 +37,7 @@ type clientConn struct {
 	buf    []byte // of the head
 	head   head
 	frame  framing
+	path   string // of the target, as routes compare it
 	body   []byte // of the request: whole
 	out    []byte // what is sent to the instance
 	set    time.Time
@@ -183,6 +184,10 @@ func loneLF(b []byte) bool {
 func (c *clientConn) usual() bool {
 	h := &c.head
 	if !h.parse(c.buf) || h.third != "HTTP/1.1" || !allToken(h.first) || h.second[0] != '/' || len(h.second) > 1 && h.second[1] == '/' {
+		return false
+	}
+	var ok bool
+	if c.path, ok = decoded(h.second); !ok {
 		return false
 	}
 	hosts := 0

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	mrand "math/rand/v2"
 	"net"
 	"net/http"
@@ -24,12 +25,8 @@ var errGarbage = errors.New("the instance's answer is not HTTP")
 func (c *clientConn) exchange() (keep bool, err error) {
 	p := c.s.proxy
 	host := c.value("host")
-	path, ok := decoded(c.head.second)
-	if !ok {
-		return false, errHandOver
-	}
-	rt := p.current().find(c.listen, host, path)
-	if rt == nil || rt.TLS != nil || strings.HasPrefix(path, "/.well-known/acme-challenge/") {
+	rt := p.current().find(c.listen, host, c.path)
+	if rt == nil || rt.TLS != nil || strings.HasPrefix(c.path, "/.well-known/acme-challenge/") {
 		r, err := c.request()
 		if err != nil {
 			return false, errHandOver
@@ -66,8 +63,13 @@ func (c *clientConn) value(lower string) string {
 	return ""
 }
 
-// decoded is the path of a target as routes compare it.
+// decoded is the path of a target as routes compare it. It reports false for what is none.
 func decoded(target string) (string, bool) {
+	for i := range len(target) {
+		if target[i] <= ' ' || target[i] >= 0x7f {
+			return "", false
+		}
+	}
 	path, _, _ := strings.Cut(target, "?")
 	if strings.IndexByte(path, '%') < 0 {
 		return path, true
@@ -113,12 +115,10 @@ func (a *reply) run() error {
 	deadline := time.Now().Add(p.hold)
 	fresh := false
 	for sent := 0; ; {
-		err := p.choose(ctx, ex, deadline)
-		if err == nil {
-			err = a.try(ctx, fresh)
-		} else {
+		if err := p.choose(ctx, ex, deadline); err != nil {
 			return a.refuse(err)
 		}
+		err := a.try(ctx, fresh)
 		if err == nil {
 			return a.pass()
 		}
@@ -168,22 +168,8 @@ func (a *reply) try(ctx context.Context, fresh bool) error {
 			return err
 		}
 		if res != nil {
-			w := newSimple()
-			for k, v := range res.Header {
-				w.header[k] = v
-			}
-			w.status = res.StatusCode
-			io.Copy(&w.body, res.Body)
-			ex.gotHead, ex.status = true, res.StatusCode
-			a.status = res.StatusCode
-			c.s.proxy.stats.answered(ex.route.stats, time.Now())
-			a.sent = int64(w.body.Len())
-			keep, err := c.say(w)
-			a.keep = keep
-			if err != nil {
-				a.broken = true
-			}
-			return errStruck
+			defer res.Body.Close()
+			return a.struck(res)
 		}
 	}
 	var err error
@@ -202,6 +188,22 @@ func (a *reply) try(ctx context.Context, fresh bool) error {
 		return err
 	}
 	return a.informed()
+}
+
+// struck passes a fault's answer on.
+func (a *reply) struck(res *http.Response) error {
+	w := newSimple()
+	maps.Copy(w.header, res.Header)
+	w.status, a.status = res.StatusCode, res.StatusCode
+	if _, err := io.Copy(&w.body, res.Body); err != nil {
+		return err
+	}
+	a.ex.gotHead, a.ex.status, a.sent = true, res.StatusCode, int64(w.body.Len())
+	a.c.s.proxy.stats.answered(a.ex.route.stats, time.Now())
+	a.c.unwatch()
+	keep, err := a.c.say(w)
+	a.keep, a.broken = keep, err != nil
+	return errStruck
 }
 
 // await waits for the head of the answer. When that takes a while it looks whether the client is still there.

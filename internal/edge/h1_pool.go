@@ -117,28 +117,21 @@ func (c *upstream) quiet() bool {
 // readHead reads the head of an answer.
 func (c *upstream) readHead() error {
 	c.buf = c.buf[:0]
-	for scanned := 0; ; {
-		b, err := c.r.Peek(max(c.r.Buffered(), 1))
-		if err != nil {
+	for scanned := 0; scanned < upstreamBuffer; {
+		if _, err := c.r.Peek(scanned + 1); err != nil {
 			return err
 		}
-		b, _ = c.r.Peek(c.r.Buffered())
+		b, _ := c.r.Peek(c.r.Buffered())
 		start := max(scanned-3, 0)
 		if n := headEnd(b[start:]); n > 0 {
-			n += start
-			c.buf = append(c.buf, b[:n]...)
-			c.r.Discard(n)
+			c.buf = append(c.buf, b[:start+n]...)
+			c.r.Discard(start + n)
 			if !c.head.parse(c.buf) {
 				return errGarbage
 			}
 			return nil
 		}
 		scanned = len(b)
-		if len(b) >= upstreamBuffer {
-			return errGarbage
-		}
-		if _, err := c.r.Peek(len(b) + 1); err != nil {
-			return err
-		}
 	}
+	return errGarbage
 }

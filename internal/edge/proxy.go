@@ -152,26 +152,6 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	p.rp.ServeHTTP(cw, in)
 }
 
-// aside answers what no instance is asked, and reports whether it was that.
-func (p *proxy) aside(listen string, rt *route, w http.ResponseWriter, r *http.Request) bool {
-	switch {
-	case rt == nil:
-		http.Error(w, "no service answers to this host here", http.StatusNotFound)
-	case rt.TLS != nil && r.TLS == nil:
-		rt.redirect(w, r)
-	case p.strangers(listen, rt, r):
-		http.Error(w, "this connection is for another host", http.StatusMisdirectedRequest)
-	default:
-		return false
-	}
-	return true
-}
-
-// aside is that of the proxy, and the challenges of certificate authorities.
-func (s *Server) aside(listen string, rt *route, w http.ResponseWriter, r *http.Request) bool {
-	return r.TLS == nil && s.certs.Challenge(w, r) || s.proxy.aside(listen, rt, w, r)
-}
-
 // finish counts the request for its route and for the instance that served it.
 func (p *proxy) finish(ex *exchange, cw *countingWriter, r *http.Request, start time.Time, broken bool) {
 	o := outcome{status: cw.status, bytes: cw.bytes, took: time.Since(start)}
