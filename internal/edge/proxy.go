@@ -42,6 +42,7 @@ type proxy struct {
 	hold    time.Duration          // holdFor
 	shadows chan struct{}          // copies under way
 	rp      *httputil.ReverseProxy
+	memories
 	h1, h2c http.RoundTripper
 }
 
@@ -55,6 +56,10 @@ type exchange struct {
 	status  int
 	gotHead bool
 	cutOff  atomic.Bool // the client's own body broke off or is not HTTP
+
+	refused  bool        // by a limit of the edge; see [refusal]
+	tooBig   atomic.Bool // its body went over the route's limit
+	upgraded []func()    // called when it becomes a connection of another protocol
 }
 
 type exchangeKey struct{}
@@ -137,6 +142,10 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	if in.Body != nil && in.Body != http.NoBody {
 		in.Body = clientBody{in.Body, ex}
 	}
+	if rt.Guard != nil {
+		p.guarded(rt.Guard, ex, cw, in)
+		return
+	}
 	p.rp.ServeHTTP(cw, in)
 }
 
@@ -151,6 +160,8 @@ func (p *proxy) finish(ex *exchange, cw *countingWriter, r *http.Request, start 
 	// While it sends its body nobody but the body's reader notices that a client went away.
 	clientGone := r.Context().Err() != nil || ex.cutOff.Load()
 	switch {
+	case ex.refused || ex.tooBig.Load() && (broken || !ex.gotHead):
+		o.refused = true
 	case (broken || !ex.gotHead) && clientGone:
 		o.aborted = true
 	case broken || !ex.gotHead:
@@ -164,6 +175,8 @@ func (p *proxy) finish(ex *exchange, cw *countingWriter, r *http.Request, start 
 		ex.route.stats.unplaced.Add(1)
 	}
 	if ex.end != nil {
+		// A request that the edge cut off was, to the instance, one whose client went away.
+		o.refused, o.aborted = false, o.aborted || o.refused
 		ex.end.slot.count(o)
 		p.stats.end(ex.end.slot)
 	}
@@ -172,7 +185,7 @@ func (p *proxy) finish(ex *exchange, cw *countingWriter, r *http.Request, start 
 // failed answers when no instance did.
 func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	ex, _ := r.Context().Value(exchangeKey{}).(*exchange)
-	if r.Context().Err() != nil {
+	if r.Context().Err() != nil && !outOfTime(r.Context()) {
 		// Nobody reads the answer; returning would send an empty 200 to a client that only closed its sending side.
 		panic(http.ErrAbortHandler)
 	}
@@ -182,6 +195,10 @@ func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	code, text := http.StatusBadGateway, "the service broke the connection off"
 	switch {
+	case outOfTime(r.Context()):
+		code, text = http.StatusGatewayTimeout, "the service took too long (route.timeouts.request)"
+	case errors.Is(err, errTryTime):
+		code, text = http.StatusGatewayTimeout, "no instance of the service began to answer in time (route.timeouts.try)"
 	case errors.Is(err, errStopped):
 		code, text = http.StatusServiceUnavailable, "the service is stopped"
 	case errors.Is(err, errNobody):
@@ -227,7 +244,7 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		res, err := strike(r.Context(), ex.end.faults, r)
 		if res == nil && err == nil {
-			res, err = p.transport(r).RoundTrip(&out)
+			res, err = p.send(ex, &out)
 		}
 		if err == nil {
 			ex.gotHead, ex.status = true, res.StatusCode

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/fairlead-dev/fairlead/internal/fail"
 )
@@ -31,6 +32,7 @@ type Route struct {
 	Preview     Preview   `json:"preview,omitzero"`  // who sees the newest release, whatever its share
 	Mirror      int       `json:"mirror,omitempty"`  // percent of the safe requests that a release without a share gets a copy of
 	Stopped     bool      `json:"stopped,omitempty"` // answer at once that there is nobody, rather than wait
+	Guard       *Guard    `json:"guard,omitempty"`   // protections; nil for none
 }
 
 // Preview says which requests go to the newest release that has instances.
@@ -75,6 +77,9 @@ func (t *Table) Check() error {
 			return fail.New(fail.Internal, "routing table", "%s has two routes", r.Key())
 		}
 		keys[r.Key()] = true
+		if err := r.Guard.check(r.Key()); err != nil {
+			return err
+		}
 		if _, _, err := net.SplitHostPort(r.Listen); err != nil {
 			return fail.New(fail.Usage, "routing table", "%s: listen %q: %w", r.Key(), r.Listen, err)
 		}
@@ -139,9 +144,10 @@ type routes struct {
 // route is one [Route] with its counters.
 type route struct {
 	Route
-	key   string
-	stats *slot
-	backs []*backend
+	key    string
+	stats  *slot
+	backs  []*backend
+	memory atomic.Pointer[memory] // of requests under earlier tables, too; see recall
 }
 
 type backend struct {

@@ -171,8 +171,10 @@ type Route struct {
 	TLS    string   `json:"tls,omitempty" jsonschema:"off or auto"`
 	Mode   string   `json:"mode,omitempty" jsonschema:"proxy or kernel"`
 
-	Preview Preview `json:"preview,omitzero" jsonschema:"who sees the newest release that runs, whatever its share of the traffic"`
-	Faults  []Fault `json:"faults,omitempty" jsonschema:"what goes wrong on purpose: for rehearsals, not for production"`
+	Preview  Preview  `json:"preview,omitzero" jsonschema:"who sees the newest release that runs, whatever its share of the traffic"`
+	Timeouts Timeouts `json:"timeouts,omitzero" jsonschema:"how long a request may take"`
+
+	Faults []Fault `json:"faults,omitempty" jsonschema:"what goes wrong on purpose: for rehearsals, not for production"`
 }
 
 // Preview lets some see a release before it has traffic.

@@ -298,6 +298,7 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 		r.Stopped, r.Backends = false, nil
 		if top != 0 {
 			r.Listen, r.Hosts, r.Sticky, r.Preview, r.Mirror = t.listen, most.Hosts, last.Sticky, last.Preview, last.Mirror
+			r.Guard = most.Guard // as the release that most clients see was made for
 		}
 		for id, n := range w {
 			r.Backends = append(r.Backends, edge.Backend{Release: int(id), Weight: n, Faults: faults[id]})
@@ -313,6 +314,7 @@ type routing struct {
 	Preview edge.Preview `json:"preview,omitzero"`
 	Mirror  int          `json:"mirror,omitempty"`
 	Faults  []edge.Fault `json:"faults,omitempty"`
+	Guard   *edge.Guard  `json:"guard,omitempty"`
 }
 
 func routingOf(s *spec.Spec) routing {
@@ -321,6 +323,7 @@ func routingOf(s *spec.Spec) routing {
 		return edge.Header{Name: name, Value: value}
 	}
 	r := routing{Hosts: s.Route.Hosts, Sticky: s.Release.Sticky, Preview: edge.Preview{Host: s.Route.Preview.Host, Header: header(s.Route.Preview.Header)}}
+	r.Guard = guardOf(s.Route)
 	if s.Release.Mirror.For > 0 {
 		r.Mirror = int(s.Release.Mirror.Share.Float())
 	}

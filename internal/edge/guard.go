@@ -1,0 +1,104 @@
+package edge
+
+import (
+	"math"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/fail"
+)
+
+// Guard is what protects a route's instances from its clients, and the clients from a bad instance. A route without any
+// protection has none: its requests pay for one comparison with nil.
+type Guard struct {
+	Request time.Duration `json:"request,omitempty"` // the longest from a request's arrival to its answer's end; 0 for ever
+	Try     time.Duration `json:"try,omitempty"`     // the longest until an instance begins to answer; 0 for ever
+}
+
+func (g *Guard) check(route string) error {
+	switch {
+	case g == nil:
+		return nil
+	case g.Request < 0 || g.Try < 0:
+		return fail.New(fail.Internal, "routing table", "%s: a timeout is negative", route)
+	}
+	return nil
+}
+
+// memory is what this process remembers of a route; it outlives table changes. Where one edge replaces another, each
+// remembers its own requests.
+type memory struct{}
+
+// memories are those of all routes.
+type memories struct {
+	mu    sync.Mutex
+	byKey map[string]*memory
+}
+
+// recall returns what is remembered of rt.
+func (p *proxy) recall(rt *route) *memory {
+	if m := rt.memory.Load(); m != nil {
+		return m
+	}
+	return p.recallSlowly(rt)
+}
+
+// recallSlowly serves a table's first request: the memory of the table before is carried on, under rt's rules.
+func (p *proxy) recallSlowly(rt *route) *memory {
+	table := p.current()
+	ms := &p.memories
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	m := ms.byKey[rt.key]
+	if m == nil {
+		m = &memory{}
+		kept := map[string]*memory{rt.key: m}
+		for key, old := range ms.byKey {
+			if table.byKey[key] != nil {
+				kept[key] = old
+			}
+		}
+		ms.byKey = kept
+	}
+	rt.memory.Store(m)
+	return m
+}
+
+// refusal is an answer of the edge's own to a request that a limit keeps from the instances. It is the client's or the
+// limit's doing: it does not count as a failure of the service.
+type refusal struct {
+	status int
+	text   string
+	wait   time.Duration // after which it may be tried again; 0 when that would not help
+}
+
+// answer sends the refusal; Retry-After is in whole seconds (RFC 9110, section 10.2.3).
+func (f *refusal) answer(w http.ResponseWriter) {
+	if f.wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(f.wait.Seconds()))))
+	}
+	http.Error(w, f.text, f.status)
+}
+
+// guarded serves a request of a route that has protections.
+func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.Request) {
+	if g.Request > 0 {
+		ctx, stop := limitTime(r.Context(), g.Request)
+		defer stop()
+		ex.upgraded = append(ex.upgraded, stop)
+		r = r.WithContext(ctx)
+	}
+	p.rp.ServeHTTP(w, r)
+}
+
+// clientAddr is where a request's connection comes from, the zero value where that is not an IP address.
+func clientAddr(r *http.Request) netip.Addr {
+	a, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return a.Addr().Unmap().WithZone("")
+}

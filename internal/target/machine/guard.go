@@ -1,0 +1,17 @@
+package machine
+
+import (
+	"reflect"
+
+	"github.com/fairlead-dev/fairlead/internal/edge"
+	"github.com/fairlead-dev/fairlead/internal/spec"
+)
+
+// guardOf is what a spec says of its route's protections, nil where that is nothing: an edge without any has nothing to ask.
+func guardOf(r spec.Route) *edge.Guard {
+	g := edge.Guard{Request: r.Timeouts.Request.D(), Try: r.Timeouts.Try.D()}
+	if reflect.ValueOf(g).IsZero() {
+		return nil
+	}
+	return &g
+}
