@@ -16,6 +16,7 @@ import (
 type Guard struct {
 	Request time.Duration `json:"request,omitempty"` // the longest from a request's arrival to its answer's end; 0 for ever
 	Try     time.Duration `json:"try,omitempty"`     // the longest until an instance begins to answer; 0 for ever
+	Eject   Eject         `json:"eject,omitzero"`    // which instances are left out for a while
 }
 
 func (g *Guard) check(route string) error {
@@ -24,13 +25,15 @@ func (g *Guard) check(route string) error {
 		return nil
 	case g.Request < 0 || g.Try < 0:
 		return fail.New(fail.Internal, "routing table", "%s: a timeout is negative", route)
+	case g.Eject.Failures < 0 || g.Eject.Failures > 0 && g.Eject.For <= 0:
+		return fail.New(fail.Internal, "routing table", "%s: nothing is ejected by %+v", route, g.Eject)
 	}
 	return nil
 }
 
 // memory is what this process remembers of a route; it outlives table changes. Where one edge replaces another, each
 // remembers its own requests.
-type memory struct{}
+type memory struct{ budget budget }
 
 // memories are those of all routes.
 type memories struct {

@@ -29,9 +29,6 @@ const (
 	retries = 2
 )
 
-// endpointState is how an address did lately; it outlives table changes.
-type endpointState struct{ avoidUntil atomic.Int64 }
-
 // proxy sends requests on. It is one generation's data path.
 type proxy struct {
 	log     *slog.Logger
@@ -42,8 +39,9 @@ type proxy struct {
 	hold    time.Duration          // holdFor
 	shadows chan struct{}          // copies under way
 	rp      *httputil.ReverseProxy
-	memories
 	h1, h2c http.RoundTripper
+
+	memories memories
 }
 
 // exchange is one request on its way.
@@ -126,6 +124,7 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	ex := &exchange{route: rt, point: point(rt.Sticky, r), preview: rt.Preview.previews(r)}
 	cw := &countingWriter{ResponseWriter: w}
 	p.stats.arrive(rt.stats, start)
+	p.recall(rt).budget.tick(start, rt.stats)
 	defer func() {
 		broken := recover() // ReverseProxy panics with http.ErrAbortHandler when a body broke off
 		p.finish(ex, cw, r, start, broken != nil)
@@ -175,6 +174,7 @@ func (p *proxy) finish(ex *exchange, cw *countingWriter, r *http.Request, start 
 		ex.route.stats.unplaced.Add(1)
 	}
 	if ex.end != nil {
+		ex.end.judge(ex.route.Guard, o, time.Now())
 		// A request that the edge cut off was, to the instance, one whose client went away.
 		o.refused, o.aborted = false, o.aborted || o.refused
 		ex.end.slot.count(o)
@@ -256,15 +256,16 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		case r.Context().Err() != nil:
 			return nil, err
 		case errors.As(err, &de):
-			ex.end.state.avoidUntil.Store(time.Now().Add(avoidFor).UnixNano())
+			ex.end.state.avoid(time.Now().Add(avoidFor))
 			if time.Now().After(deadline) {
 				return nil, fmt.Errorf("%w: %w", errNobody, err)
 			}
-		case repeatable(r) && sent < retries:
+		case repeatable(r) && sent < retries && p.recall(ex.route).budget.spend(time.Now(), ex.route.stats):
 			sent++
 		default:
 			return nil, err
 		}
+		ex.end.judge(ex.route.Guard, outcome{failed: true}, time.Now())
 		ex.end.slot.retried.Add(1)
 	}
 }
@@ -291,7 +292,7 @@ func (p *proxy) choose(ctx context.Context, ex *exchange, deadline time.Time) er
 		p.stats.end(ex.end.slot)
 		last := ex.end
 		ex.end = nil
-		if last.state.avoidUntil.Load() > time.Now().UnixNano() && ex.route.only(last) && !sleep(ctx, nil, holdTick) {
+		if last.state.avoided(time.Now().UnixNano()) && ex.route.only(last) && !sleep(ctx, nil, holdTick) {
 			return ctx.Err() // the same one again, in a moment: it is being started again
 		}
 	}
@@ -334,7 +335,7 @@ func (p *proxy) choose(ctx context.Context, ex *exchange, deadline time.Time) er
 func (rt *route) only(e *endpoint) bool {
 	for _, b := range rt.backs {
 		for _, o := range b.endpoints {
-			if b.weight > 0 && o.addr != e.addr && o.state.avoidUntil.Load() < time.Now().UnixNano() {
+			if b.weight > 0 && o.addr != e.addr && !o.state.avoided(time.Now().UnixNano()) {
 				return false
 			}
 		}
@@ -409,11 +410,11 @@ func twoChoices(ends []*endpoint, st *Stats) *endpoint {
 	}
 	a, b := ends[i], ends[j]
 	now := time.Now().UnixNano()
-	avoidA, avoidB := a.state.avoidUntil.Load() > now, b.state.avoidUntil.Load() > now
+	avoidA, avoidB := a.state.avoided(now), b.state.avoided(now)
 	switch {
 	case avoidA && avoidB:
-		for _, e := range ends {
-			if e.state.avoidUntil.Load() <= now {
+		for n := range ends { // from a random one on, so that not all go to the same
+			if e := ends[(i+n)%len(ends)]; !e.state.avoided(now) {
 				return e
 			}
 		}

@@ -157,10 +157,11 @@ type backend struct {
 }
 
 type endpoint struct {
-	addr   string
-	slot   *slot
-	state  *endpointState
-	faults []Fault // of its release
+	addr    string
+	slot    *slot
+	state   *endpointState
+	faults  []Fault // of its release
+	release *backend
 }
 
 // compile builds the form requests use. Endpoint states (how an address did lately) are carried over.
@@ -183,10 +184,11 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 				if err != nil {
 					return nil, err
 				}
-				if states[e.Addr] == nil {
-					states[e.Addr] = &endpointState{}
+				key := stateKey(r, b, e)
+				if states[key] == nil {
+					states[key] = &endpointState{}
 				}
-				cb.endpoints = append(cb.endpoints, &endpoint{addr: e.Addr, slot: s, state: states[e.Addr], faults: b.Faults})
+				cb.endpoints = append(cb.endpoints, &endpoint{addr: e.Addr, slot: s, state: states[key], faults: b.Faults, release: cb})
 			}
 			cr.backs = append(cr.backs, cb)
 		}
@@ -198,6 +200,7 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 			c.byListen[r.Listen][h] = cr
 		}
 	}
+	forget(states, t, last)
 	return c, nil
 }
 

@@ -25,6 +25,8 @@ var refused = []struct{ yaml, place, text, hint string }{
 	{"route: {faults: [{share: 5%, abort: 200}]}", "2:37", "200 is not a status from 400 to 599", ""},
 	{"route: {timeouts: {try: 5}}", "2:25", "5 has no unit: write 5s", ""},
 	{"route: {timeouts: {request: 2s, try: 2s}}", "2:38", "2s is not less than the 2s for the whole request", ""},
+	{"route: {eject: {failures: 0}}", "2:16", "failures and for must be above zero", "{failures: 5, for: 10s}"},
+	{"route: {eject: {for: 0s}}", "2:16", "failures and for must be above zero", ""},
 	{"route: {timeout: 5s}", "2:9", `no key "timeout" under route`, `did you mean "timeouts"?`},
 	{"release: {mirror: {share: 10%}}", "2:19", "for must be above zero", ""},
 	{"release: {mirror: {share: 0.5%, for: 1m}}", "2:27", "finer than 1 %", ""},

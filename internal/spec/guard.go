@@ -1,18 +1,39 @@
 package spec
 
+import "time"
+
+const (
+	defaultEjectFailures = 5
+	defaultEjectFor      = Duration(10 * time.Second)
+)
+
 // Timeouts bound how long a request may take; what is 0 is not bounded.
 type Timeouts struct {
 	Request Duration `json:"request,omitzero" jsonschema:"from a request's arrival to the end of its answer; default: no bound"`
 	Try     Duration `json:"try,omitzero" jsonschema:"from handing it to an instance to the beginning of the answer; default: no bound"`
 }
 
+// Eject leaves an instance out for a while; the other instances of its release take its share.
+type Eject struct {
+	Failures int      `json:"failures,omitempty" jsonschema:"5xx answers and requests it did not answer, in a row; default 5"`
+	For      Duration `json:"for,omitzero" jsonschema:"the first time; up to ten times that when it goes on failing; default 10s"`
+}
+
 // guardDefaults fills in what a protection that is asked for leaves open.
-func (d *decoder) guardDefaults(*Route) {}
+func (d *decoder) guardDefaults(r *Route) {
+	if d.places["route.eject"] != nil {
+		def(d, "route.eject.failures", &r.Eject.Failures, defaultEjectFailures)
+		def(d, "route.eject.for", &r.Eject.For, defaultEjectFor)
+	}
+}
 
 // checkGuard holds the protections of a route to what can be done.
 func (d *decoder) checkGuard(r Route) error {
 	if t := r.Timeouts; t.Request != 0 && t.Try >= t.Request {
 		return d.at("route.timeouts.try", "%s is not less than the %s for the whole request: no instance could be late", t.Try, t.Request)
+	}
+	if d.places["route.eject"] != nil && (r.Eject.Failures < 1 || r.Eject.For <= 0) {
+		return d.at("route.eject", "failures and for must be above zero").Hinted("write eject: {failures: 5, for: 10s}, or nothing")
 	}
 	return nil
 }

@@ -173,6 +173,7 @@ type Route struct {
 
 	Preview  Preview  `json:"preview,omitzero" jsonschema:"who sees the newest release that runs, whatever its share of the traffic"`
 	Timeouts Timeouts `json:"timeouts,omitzero" jsonschema:"how long a request may take"`
+	Eject    Eject    `json:"eject,omitzero" jsonschema:"when an instance that answers badly is left out for a while; default: only one that takes no connection, for 1s"`
 
 	Faults []Fault `json:"faults,omitempty" jsonschema:"what goes wrong on purpose: for rehearsals, not for production"`
 }

@@ -9,7 +9,10 @@ import (
 
 // guardOf is what a spec says of its route's protections, nil where that is nothing: an edge without any has nothing to ask.
 func guardOf(r spec.Route) *edge.Guard {
-	g := edge.Guard{Request: r.Timeouts.Request.D(), Try: r.Timeouts.Try.D()}
+	g := edge.Guard{
+		Request: r.Timeouts.Request.D(), Try: r.Timeouts.Try.D(),
+		Eject: edge.Eject{Failures: r.Eject.Failures, For: r.Eject.For.D()},
+	}
 	if reflect.ValueOf(g).IsZero() {
 		return nil
 	}
