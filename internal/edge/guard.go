@@ -17,6 +17,8 @@ type Guard struct {
 	Request time.Duration `json:"request,omitempty"` // the longest from a request's arrival to its answer's end; 0 for ever
 	Try     time.Duration `json:"try,omitempty"`     // the longest until an instance begins to answer; 0 for ever
 	Eject   Eject         `json:"eject,omitzero"`    // which instances are left out for a while
+
+	Concurrency Concurrency `json:"concurrency,omitzero"`
 }
 
 func (g *Guard) check(route string) error {
@@ -27,13 +29,26 @@ func (g *Guard) check(route string) error {
 		return fail.New(fail.Internal, "routing table", "%s: a timeout is negative", route)
 	case g.Eject.Failures < 0 || g.Eject.Failures > 0 && g.Eject.For <= 0:
 		return fail.New(fail.Internal, "routing table", "%s: nothing is ejected by %+v", route, g.Eject)
+	case min(g.Concurrency.Limit, g.Concurrency.Queue) < 0 || g.Concurrency.Wait < 0:
+		return fail.New(fail.Internal, "routing table", "%s: %+v is no limit", route, g.Concurrency)
 	}
 	return nil
 }
 
 // memory is what this process remembers of a route; it outlives table changes. Where one edge replaces another, each
 // remembers its own requests.
-type memory struct{ budget budget }
+type memory struct {
+	budget budget
+	queue  queue
+}
+
+// follow puts the rules of a table in force.
+func (m *memory) follow(g *Guard) {
+	if g == nil {
+		g = &Guard{}
+	}
+	m.queue.follow(g.Concurrency)
+}
 
 // memories are those of all routes.
 type memories struct {
@@ -66,6 +81,9 @@ func (p *proxy) recallSlowly(rt *route) *memory {
 		}
 		ms.byKey = kept
 	}
+	if table.byKey[rt.key] == rt { // and not one that a request still holds
+		m.follow(rt.Guard)
+	}
 	rt.memory.Store(m)
 	return m
 }
@@ -93,6 +111,23 @@ func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.R
 		defer stop()
 		ex.upgraded = append(ex.upgraded, stop)
 		r = r.WithContext(ctx)
+	}
+	if g.Concurrency.Limit > 0 {
+		q := &p.recall(ex.route).queue
+		f, err := q.enter(r.Context())
+		switch {
+		case err != nil:
+			ex.refused = outOfTime(r.Context()) // it was the queue that it spent its time in
+			p.failed(w, r, err)
+			return
+		case f != nil:
+			ex.refused = true
+			f.answer(w)
+			return
+		}
+		left := sync.OnceFunc(q.leave)
+		defer left()
+		ex.upgraded = append(ex.upgraded, left)
 	}
 	p.rp.ServeHTTP(w, r)
 }

@@ -5,6 +5,8 @@ import "time"
 const (
 	defaultEjectFailures = 5
 	defaultEjectFor      = Duration(10 * time.Second)
+	defaultQueue         = 100
+	defaultQueueWait     = Duration(2 * time.Second)
 )
 
 // Timeouts bound how long a request may take; what is 0 is not bounded.
@@ -19,11 +21,22 @@ type Eject struct {
 	For      Duration `json:"for,omitzero" jsonschema:"the first time; up to ten times that when it goes on failing; default 10s"`
 }
 
+// Concurrency bounds the requests that the instances work on at once, all together.
+type Concurrency struct {
+	Limit int      `json:"limit" jsonschema:"requests under way"`
+	Queue int      `json:"queue,omitempty" jsonschema:"how many more may wait their turn; default 100"`
+	Wait  Duration `json:"wait,omitzero" jsonschema:"for how long; default 2s"`
+}
+
 // guardDefaults fills in what a protection that is asked for leaves open.
 func (d *decoder) guardDefaults(r *Route) {
 	if d.places["route.eject"] != nil {
 		def(d, "route.eject.failures", &r.Eject.Failures, defaultEjectFailures)
 		def(d, "route.eject.for", &r.Eject.For, defaultEjectFor)
+	}
+	if d.places["route.concurrency"] != nil {
+		def(d, "route.concurrency.queue", &r.Concurrency.Queue, defaultQueue)
+		def(d, "route.concurrency.wait", &r.Concurrency.Wait, defaultQueueWait)
 	}
 }
 
@@ -34,6 +47,13 @@ func (d *decoder) checkGuard(r Route) error {
 	}
 	if d.places["route.eject"] != nil && (r.Eject.Failures < 1 || r.Eject.For <= 0) {
 		return d.at("route.eject", "failures and for must be above zero").Hinted("write eject: {failures: 5, for: 10s}, or nothing")
+	}
+	switch c := r.Concurrency; {
+	case d.places["route.concurrency"] == nil:
+	case c.Limit < 1:
+		return d.at("route.concurrency.limit", "at least one request must be let through").Hinted("write concurrency: {limit: 200, queue: 100, wait: 2s}")
+	case c.Queue < 0 || c.Queue > 0 && c.Wait <= 0:
+		return d.at("route.concurrency", "queue must not be negative, and wait must be above zero for those in it").Hinted("write queue: 0 for no waiting")
 	}
 	return nil
 }

@@ -171,9 +171,10 @@ type Route struct {
 	TLS    string   `json:"tls,omitempty" jsonschema:"off or auto"`
 	Mode   string   `json:"mode,omitempty" jsonschema:"proxy or kernel"`
 
-	Preview  Preview  `json:"preview,omitzero" jsonschema:"who sees the newest release that runs, whatever its share of the traffic"`
-	Timeouts Timeouts `json:"timeouts,omitzero" jsonschema:"how long a request may take"`
-	Eject    Eject    `json:"eject,omitzero" jsonschema:"when an instance that answers badly is left out for a while; default: only one that takes no connection, for 1s"`
+	Preview     Preview     `json:"preview,omitzero" jsonschema:"who sees the newest release that runs, whatever its share of the traffic"`
+	Timeouts    Timeouts    `json:"timeouts,omitzero" jsonschema:"how long a request may take"`
+	Eject       Eject       `json:"eject,omitzero" jsonschema:"when an instance that answers badly is left out for a while; default: only one that takes no connection, for 1s"`
+	Concurrency Concurrency `json:"concurrency,omitzero" jsonschema:"how many requests the instances work on at once, and how many wait; default: no bound"`
 
 	Faults []Fault `json:"faults,omitempty" jsonschema:"what goes wrong on purpose: for rehearsals, not for production"`
 }

@@ -11,7 +11,8 @@ import (
 func guardOf(r spec.Route) *edge.Guard {
 	g := edge.Guard{
 		Request: r.Timeouts.Request.D(), Try: r.Timeouts.Try.D(),
-		Eject: edge.Eject{Failures: r.Eject.Failures, For: r.Eject.For.D()},
+		Eject:       edge.Eject{Failures: r.Eject.Failures, For: r.Eject.For.D()},
+		Concurrency: edge.Concurrency{Limit: r.Concurrency.Limit, Queue: r.Concurrency.Queue, Wait: r.Concurrency.Wait.D()},
 	}
 	if reflect.ValueOf(g).IsZero() {
 		return nil

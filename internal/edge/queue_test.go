@@ -1,0 +1,129 @@
+//go:build unix
+
+package edge
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// waiters is how many wait in the queue of shop@prod.
+func (g *rig) waiters() int {
+	rt := g.s.current().byKey["shop@prod"]
+	q := &g.s.proxy.recall(rt).queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waiting.Len()
+}
+
+func TestConcurrencyIsBounded(t *testing.T) {
+	let := make(chan struct{})
+	var inside, most atomic.Int64
+	g := startEdge(t, newDirs(t))
+	table := guardedRoute(Guard{Concurrency: Concurrency{Limit: 2, Queue: 3, Wait: time.Minute}}, serveOn(t, func(w http.ResponseWriter, r *http.Request) {
+		if n := inside.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		<-let
+		inside.Add(-1)
+		w.Write([]byte("done"))
+	}))
+	g.set(table)
+	var all []<-chan answer
+	for range 2 {
+		all = append(all, ask(t, "GET", g.url()))
+	}
+	eventually(t, func() bool { return inside.Load() == 2 })
+	for n := range 3 {
+		all = append(all, ask(t, "POST", g.url()))
+		eventually(t, func() bool { return g.waiters() == n+1 })
+	}
+	a := receive(t, ask(t, "GET", g.url()))
+	if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") != "60" || !strings.Contains(a.body, "too many requests") {
+		t.Errorf("%+v", a)
+	}
+	// A client that goes away leaves its place to the next one.
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan error, 1)
+	table.Routes[0].Guard = &Guard{Concurrency: Concurrency{Limit: 2, Queue: 4, Wait: time.Minute}}
+	g.set(table)
+	g.waiters() // the new table is in force for the queue, too
+	go func() {
+		_, err := client(t).Do(request(t, http.MethodGet, g.url(), nil).WithContext(ctx))
+		gone <- err
+	}()
+	eventually(t, func() bool { return g.waiters() == 4 })
+	cancel()
+	if receive(t, gone) == nil {
+		t.Error("it was answered")
+	}
+	eventually(t, func() bool { return g.waiters() == 3 })
+	for range all {
+		let <- struct{}{}
+	}
+	for _, ch := range all {
+		if a := receive(t, ch); a.status != 200 || a.body != "done" {
+			t.Errorf("%+v", a)
+		}
+	}
+	if c := g.settled(7); c.Refused != 1 || c.Aborted != 1 || c.Failed != 0 || most.Load() != 2 || g.counts(1, 1).Requests != 5 {
+		t.Errorf("%+v, %d at once", c, most.Load())
+	}
+	if n := g.s.proxy.recall(g.s.current().byKey["shop@prod"]).queue.busy; n != 0 {
+		t.Errorf("%d never left", n)
+	}
+}
+
+func TestQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &queue{}
+		q.follow(Concurrency{Limit: 1, Queue: 10, Wait: time.Second})
+		order := make(chan int, 10)
+		enter := func(n int) {
+			go func() {
+				if f, err := q.enter(t.Context()); f == nil && err == nil {
+					order <- n
+				} else {
+					order <- -n
+				}
+			}()
+			synctest.Wait()
+		}
+		for n := range 5 {
+			enter(n + 1)
+		}
+		for want := 1; want <= 2; want++ {
+			if n := <-order; n != want {
+				t.Errorf("%d came before %d", n, want)
+			}
+			q.leave()
+			synctest.Wait()
+		}
+		<-order // 3 is inside; 4 and 5 wait too long
+		<-time.After(time.Second)
+		if a, b := <-order, <-order; a+b != -9 {
+			t.Error(a, b)
+		}
+		// A rule that falls away lets all in; one that comes back counts them.
+		enter(6)
+		enter(7)
+		q.follow(Concurrency{})
+		synctest.Wait()
+		if <-order+<-order != 13 || q.busy != 3 {
+			t.Errorf("%d are in", q.busy)
+		}
+		q.follow(Concurrency{Limit: 3})
+		if f, _ := q.enter(t.Context()); f == nil || f.wait != time.Second {
+			t.Errorf("a fourth got in: %+v", f)
+		}
+		q.leave()
+		if f, _ := q.enter(t.Context()); f != nil {
+			t.Error("the place of one who left is lost")
+		}
+	})
+}
