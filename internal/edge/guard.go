@@ -19,6 +19,7 @@ type Guard struct {
 	Eject   Eject         `json:"eject,omitzero"`    // which instances are left out for a while
 
 	Concurrency Concurrency `json:"concurrency,omitzero"`
+	Rates       []Rate      `json:"rates,omitempty"`
 }
 
 func (g *Guard) check(route string) error {
@@ -32,6 +33,11 @@ func (g *Guard) check(route string) error {
 	case min(g.Concurrency.Limit, g.Concurrency.Queue) < 0 || g.Concurrency.Wait < 0:
 		return fail.New(fail.Internal, "routing table", "%s: %+v is no limit", route, g.Concurrency)
 	}
+	for _, r := range g.Rates {
+		if err := r.check(route); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -40,6 +46,7 @@ func (g *Guard) check(route string) error {
 type memory struct {
 	budget budget
 	queue  queue
+	rates  rates
 }
 
 // follow puts the rules of a table in force.
@@ -48,6 +55,7 @@ func (m *memory) follow(g *Guard) {
 		g = &Guard{}
 	}
 	m.queue.follow(g.Concurrency)
+	m.rates.follow(g.Rates)
 }
 
 // memories are those of all routes.
@@ -104,8 +112,21 @@ func (f *refusal) answer(w http.ResponseWriter) {
 	http.Error(w, f.text, f.status)
 }
 
+// admit asks what can be said of a request at once.
+func (p *proxy) admit(g *Guard, rt *route, r *http.Request) *refusal {
+	if len(g.Rates) > 0 {
+		return p.recall(rt).rates.admit(r, time.Now())
+	}
+	return nil
+}
+
 // guarded serves a request of a route that has protections.
 func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.Request) {
+	if f := p.admit(g, ex.route, r); f != nil {
+		ex.refused = true
+		f.answer(w)
+		return
+	}
 	if g.Request > 0 {
 		ctx, stop := limitTime(r.Context(), g.Request)
 		defer stop()

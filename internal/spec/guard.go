@@ -1,6 +1,11 @@
 package spec
 
-import "time"
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
 
 const (
 	defaultEjectFailures = 5
@@ -28,6 +33,33 @@ type Concurrency struct {
 	Wait  Duration `json:"wait,omitzero" jsonschema:"for how long; default 2s"`
 }
 
+// RateLimit bounds how many requests a time somebody may make.
+type RateLimit struct {
+	Limit string `json:"limit" jsonschema:"as 100/s, 30/min or 1000/h"`
+	Burst int    `json:"burst,omitempty" jsonschema:"how many may come at once; default: what comes in a second, at least 1"`
+	By    string `json:"by,omitempty" jsonschema:"whose requests are counted together: client (an address, of IPv6 its /64), route (all) or header:NAME; default client"`
+}
+
+var rateUnits = []struct {
+	name string
+	span time.Duration
+}{{"s", time.Second}, {"min", time.Minute}, {"h", time.Hour}}
+
+// maxRate is more than one machine can answer in a second, and still a whole number of nanoseconds for each request.
+const maxRate = 1_000_000
+
+// ParseRate reads "100/s": n requests in each span. The error says how it is written.
+func ParseRate(s string) (n int, span time.Duration, err error) {
+	num, unit, _ := strings.Cut(s, "/")
+	n, err = strconv.Atoi(strings.TrimSpace(num))
+	for _, u := range rateUnits {
+		if err == nil && n > 0 && n <= maxRate && strings.TrimSpace(unit) == u.name {
+			return n, u.span, nil
+		}
+	}
+	return 0, 0, fmt.Errorf("%q is no rate: write 100/s, 30/min or 1000/h", s)
+}
+
 // guardDefaults fills in what a protection that is asked for leaves open.
 func (d *decoder) guardDefaults(r *Route) {
 	if d.places["route.eject"] != nil {
@@ -37,6 +69,14 @@ func (d *decoder) guardDefaults(r *Route) {
 	if d.places["route.concurrency"] != nil {
 		def(d, "route.concurrency.queue", &r.Concurrency.Queue, defaultQueue)
 		def(d, "route.concurrency.wait", &r.Concurrency.Wait, defaultQueueWait)
+	}
+	for i := range r.Rate {
+		l := &r.Rate[i]
+		path := fmt.Sprintf("route.rate[%d]", i)
+		def(d, path+".by", &l.By, "client")
+		if n, span, err := ParseRate(l.Limit); err == nil {
+			def(d, path+".burst", &l.Burst, max(n/int(span/time.Second), 1))
+		}
 	}
 }
 
@@ -54,6 +94,25 @@ func (d *decoder) checkGuard(r Route) error {
 		return d.at("route.concurrency.limit", "at least one request must be let through").Hinted("write concurrency: {limit: 200, queue: 100, wait: 2s}")
 	case c.Queue < 0 || c.Queue > 0 && c.Wait <= 0:
 		return d.at("route.concurrency", "queue must not be negative, and wait must be above zero for those in it").Hinted("write queue: 0 for no waiting")
+	}
+	for i, l := range r.Rate {
+		if err := d.checkRate(fmt.Sprintf("route.rate[%d]", i), l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *decoder) checkRate(path string, l RateLimit) error {
+	if _, _, err := ParseRate(l.Limit); err != nil {
+		return d.at(path+".limit", "%v", err)
+	}
+	if l.Burst < 1 || l.Burst > maxRate {
+		return d.at(path+".burst", "%d is not between 1, for no two at once, and %d", l.Burst, maxRate)
+	}
+	name, header := strings.CutPrefix(l.By, "header:")
+	if l.By != "client" && l.By != "route" && !(header && headerForm.MatchString(name) && !strings.Contains(name, ":")) {
+		return d.at(path+".by", "%q is none of client, route, header:NAME", l.By)
 	}
 	return nil
 }

@@ -175,6 +175,7 @@ type Route struct {
 	Timeouts    Timeouts    `json:"timeouts,omitzero" jsonschema:"how long a request may take"`
 	Eject       Eject       `json:"eject,omitzero" jsonschema:"when an instance that answers badly is left out for a while; default: only one that takes no connection, for 1s"`
 	Concurrency Concurrency `json:"concurrency,omitzero" jsonschema:"how many requests the instances work on at once, and how many wait; default: no bound"`
+	Rate        []RateLimit `json:"rate,omitempty" jsonschema:"how many requests a time somebody may make; all of them hold"`
 
 	Faults []Fault `json:"faults,omitempty" jsonschema:"what goes wrong on purpose: for rehearsals, not for production"`
 }

@@ -14,6 +14,11 @@ func guardOf(r spec.Route) *edge.Guard {
 		Eject:       edge.Eject{Failures: r.Eject.Failures, For: r.Eject.For.D()},
 		Concurrency: edge.Concurrency{Limit: r.Concurrency.Limit, Queue: r.Concurrency.Queue, Wait: r.Concurrency.Wait.D()},
 	}
+	for _, l := range r.Rate {
+		if n, span, err := spec.ParseRate(l.Limit); err == nil { // it was checked when the spec was loaded
+			g.Rates = append(g.Rates, edge.Rate{Requests: n, Per: span, Burst: l.Burst, By: l.By})
+		}
+	}
 	if reflect.ValueOf(g).IsZero() {
 		return nil
 	}
