@@ -18,8 +18,10 @@ type Guard struct {
 	Try     time.Duration `json:"try,omitempty"`     // the longest until an instance begins to answer; 0 for ever
 	Eject   Eject         `json:"eject,omitzero"`    // which instances are left out for a while
 
-	Concurrency Concurrency `json:"concurrency,omitzero"`
-	Rates       []Rate      `json:"rates,omitempty"`
+	Concurrency Concurrency    `json:"concurrency,omitzero"`
+	Rates       []Rate         `json:"rates,omitempty"`
+	Body        int64          `json:"body,omitempty"`  // the longest that a request may have, in bytes; 0 for any
+	Allow       []netip.Prefix `json:"allow,omitempty"` // whose requests are answered; everybody when empty
 }
 
 func (g *Guard) check(route string) error {
@@ -28,6 +30,8 @@ func (g *Guard) check(route string) error {
 		return nil
 	case g.Request < 0 || g.Try < 0:
 		return fail.New(fail.Internal, "routing table", "%s: a timeout is negative", route)
+	case g.Body < 0:
+		return fail.New(fail.Internal, "routing table", "%s: no body has %d bytes", route, g.Body)
 	case g.Eject.Failures < 0 || g.Eject.Failures > 0 && g.Eject.For <= 0:
 		return fail.New(fail.Internal, "routing table", "%s: nothing is ejected by %+v", route, g.Eject)
 	case min(g.Concurrency.Limit, g.Concurrency.Queue) < 0 || g.Concurrency.Wait < 0:
@@ -112,14 +116,6 @@ func (f *refusal) answer(w http.ResponseWriter) {
 	http.Error(w, f.text, f.status)
 }
 
-// admit asks what can be said of a request at once.
-func (p *proxy) admit(g *Guard, rt *route, r *http.Request) *refusal {
-	if len(g.Rates) > 0 {
-		return p.recall(rt).rates.admit(r, time.Now())
-	}
-	return nil
-}
-
 // guarded serves a request of a route that has protections.
 func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.Request) {
 	if f := p.admit(g, ex.route, r); f != nil {
@@ -149,6 +145,10 @@ func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.R
 		left := sync.OnceFunc(q.leave)
 		defer left()
 		ex.upgraded = append(ex.upgraded, left)
+	}
+	if g.Body > 0 && r.Body != nil && r.Body != http.NoBody {
+		ex.longest = g.Body
+		r.Body = &limitedBody{r.Body, g.Body, ex}
 	}
 	p.rp.ServeHTTP(w, r)
 }

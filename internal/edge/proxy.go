@@ -56,7 +56,8 @@ type exchange struct {
 	cutOff  atomic.Bool // the client's own body broke off or is not HTTP
 
 	refused  bool        // by a limit of the edge; see [refusal]
-	tooBig   atomic.Bool // its body went over the route's limit
+	tooBig   atomic.Bool // its body went over longest
+	longest  int64       // that its body may be, in bytes
 	upgraded []func()    // called when it becomes a connection of another protocol
 }
 
@@ -188,6 +189,10 @@ func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil && !outOfTime(r.Context()) {
 		// Nobody reads the answer; returning would send an empty 200 to a client that only closed its sending side.
 		panic(http.ErrAbortHandler)
+	}
+	if ex != nil && ex.tooBig.Load() {
+		ex.answerTooBig(w, r)
+		return
 	}
 	if ex != nil && ex.cutOff.Load() {
 		http.Error(w, "the request's body broke off", http.StatusBadRequest)

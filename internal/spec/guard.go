@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -60,6 +61,23 @@ func ParseRate(s string) (n int, span time.Duration, err error) {
 	return 0, 0, fmt.Errorf("%q is no rate: write 100/s, 30/min or 1000/h", s)
 }
 
+// ParseNetwork reads one address, or all that have a beginning in common: 192.0.2.7, 10.0.0.0/8, 2001:db8::/32. The error
+// says how it is written.
+func ParseNetwork(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil || p.Addr().Is4In6() {
+		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network: write 192.0.2.7 or 10.0.0.0/8", s)
+	}
+	if m := p.Masked(); m != p {
+		return netip.Prefix{}, fmt.Errorf("%s is an address within a network: write %s, or %s for it alone", s, m, p.Addr())
+	}
+	return p, nil
+}
+
 // guardDefaults fills in what a protection that is asked for leaves open.
 func (d *decoder) guardDefaults(r *Route) {
 	if d.places["route.eject"] != nil {
@@ -98,6 +116,14 @@ func (d *decoder) checkGuard(r Route) error {
 	for i, l := range r.Rate {
 		if err := d.checkRate(fmt.Sprintf("route.rate[%d]", i), l); err != nil {
 			return err
+		}
+	}
+	if d.places["route.body"] != nil && r.Body < 1 {
+		return d.at("route.body", "%s is less than any body has: write 10MiB", r.Body)
+	}
+	for i, a := range r.Allow {
+		if _, err := ParseNetwork(a); err != nil {
+			return d.at(fmt.Sprintf("route.allow[%d]", i), "%v", err)
 		}
 	}
 	return nil

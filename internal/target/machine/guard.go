@@ -11,12 +11,18 @@ import (
 func guardOf(r spec.Route) *edge.Guard {
 	g := edge.Guard{
 		Request: r.Timeouts.Request.D(), Try: r.Timeouts.Try.D(),
+		Body:        int64(r.Body),
 		Eject:       edge.Eject{Failures: r.Eject.Failures, For: r.Eject.For.D()},
 		Concurrency: edge.Concurrency{Limit: r.Concurrency.Limit, Queue: r.Concurrency.Queue, Wait: r.Concurrency.Wait.D()},
 	}
 	for _, l := range r.Rate {
 		if n, span, err := spec.ParseRate(l.Limit); err == nil { // it was checked when the spec was loaded
 			g.Rates = append(g.Rates, edge.Rate{Requests: n, Per: span, Burst: l.Burst, By: l.By})
+		}
+	}
+	for _, a := range r.Allow {
+		if p, err := spec.ParseNetwork(a); err == nil { // likewise
+			g.Allow = append(g.Allow, p)
 		}
 	}
 	if reflect.ValueOf(g).IsZero() {
