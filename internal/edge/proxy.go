@@ -225,7 +225,8 @@ var (
 type roundTripper struct{ p *proxy }
 
 // RoundTrip tries instances until one answers. A try that failed before anything was sent is always repeated; one that
-// failed later only when the method is idempotent and there is no body (RFC 9110, section 9.2.2).
+// failed later only when the method is idempotent, there is no body (RFC 9110, section 9.2.2), and the route's [budget] is
+// not spent.
 func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	p := t.p
 	ex, ok := r.Context().Value(exchangeKey{}).(*exchange)
