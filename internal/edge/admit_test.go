@@ -56,7 +56,7 @@ func TestBodyLimit(t *testing.T) {
 	requests := uint64(0)
 	for name, c := range map[string]*http.Client{"HTTP/1.1": client(t), "HTTP/2": h2c(t)} {
 		for _, body := range []io.Reader{strings.NewReader(whole), unsized{strings.NewReader(whole)}} {
-			if res, text := do(t, c, request(t, http.MethodPost, g.url(), body)); res.StatusCode != 200 || text != whole {
+			if res, text := do(t, c, request(t, http.MethodPost, g.url(), body)); res.StatusCode != http.StatusOK || text != whole {
 				t.Errorf("%s: %s for %T, %d bytes", name, res.Status, body, len(text))
 			}
 		}

@@ -38,7 +38,7 @@ func TestEjectedForErrors(t *testing.T) {
 	eventually(t, func() bool { return g.counts(1, 1).Failed == 3 })
 	g.set(table) // what is known of an instance outlives the table
 	for range 30 {
-		if res, _ := get(t, c, g.url()); res.StatusCode != 200 {
+		if res, _ := get(t, c, g.url()); res.StatusCode != http.StatusOK {
 			t.Fatal("an ejected instance was asked")
 		}
 	}
@@ -46,7 +46,7 @@ func TestEjectedForErrors(t *testing.T) {
 	good.status.Store(500)
 	before := good.asked.Load()
 	for range 10 {
-		if res, _ := get(t, c, g.url()); res.StatusCode != 500 {
+		if res, _ := get(t, c, g.url()); res.StatusCode != http.StatusInternalServerError {
 			t.Error(res.Status)
 		}
 	}

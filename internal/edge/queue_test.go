@@ -12,13 +12,17 @@ import (
 	"time"
 )
 
-// waiters is how many wait in the queue of shop@prod.
-func (g *rig) waiters() int {
-	rt := g.s.current().byKey["shop@prod"]
-	q := &g.s.proxy.recall(rt).queue
+// queued is how many of shop@prod's requests are let in, and how many wait.
+func (g *rig) queued() (busy, waiting int) {
+	q := &g.s.proxy.recall(g.s.current().byKey["shop@prod"]).queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.waiting.Len()
+	return q.busy, q.waiting.Len()
+}
+
+func (g *rig) waiters() int {
+	_, n := g.queued()
+	return n
 }
 
 func TestConcurrencyIsBounded(t *testing.T) {
@@ -74,7 +78,7 @@ func TestConcurrencyIsBounded(t *testing.T) {
 	if c := g.settled(7); c.Refused != 1 || c.Aborted != 1 || c.Failed != 0 || most.Load() != 2 || g.counts(1, 1).Requests != 5 {
 		t.Errorf("%+v, %d at once", c, most.Load())
 	}
-	if n := g.s.proxy.recall(g.s.current().byKey["shop@prod"]).queue.busy; n != 0 {
+	if n, _ := g.queued(); n != 0 {
 		t.Errorf("%d never left", n)
 	}
 }

@@ -105,10 +105,10 @@ func TestTryTimeout(t *testing.T) {
 	}
 }
 
-// A connection that is no HTTP any more is not a request that takes long.
-func TestTimeoutsEndAtAnUpgrade(t *testing.T) {
+// A connection that is no HTTP any more is not a request that takes long, nor one that is worked on.
+func TestAnUpgradeIsNoRequest(t *testing.T) {
 	g := startEdge(t, newDirs(t))
-	g.set(guardedRoute(Guard{Request: 100 * time.Millisecond, Try: 50 * time.Millisecond}, serveOn(t, func(w http.ResponseWriter, _ *http.Request) {
+	g.set(guardedRoute(Guard{Request: 100 * time.Millisecond, Try: 50 * time.Millisecond, Concurrency: Concurrency{Limit: 1}}, serveOn(t, func(w http.ResponseWriter, _ *http.Request) {
 		c, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -125,6 +125,9 @@ func TestTimeoutsEndAtAnUpgrade(t *testing.T) {
 	c.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 	if res := c.response("GET"); res.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatal(res.Status)
+	}
+	if busy, _ := g.queued(); busy != 0 {
+		t.Errorf("%d requests are under way", busy)
 	}
 	<-time.After(200 * time.Millisecond)
 	c.send("still here\n")
