@@ -271,7 +271,7 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		default:
 			return nil, err
 		}
-		ex.end.judge(ex.route.Guard, outcome{failed: true}, time.Now())
+		ex.spoiled(err)
 		ex.end.slot.retried.Add(1)
 	}
 }

@@ -20,7 +20,7 @@ type Rate struct {
 	By       string        `json:"by"`    // whose requests are counted together: client, route or header:NAME
 }
 
-// maxKeys bounds the clients or header values that one rate remembers, at some 150 bytes each. Past it the one that was
+// maxKeys bounds the clients or header values that one rate remembers, at some 100 bytes each. Past it the one that was
 // seen least recently is forgotten, and begins anew with a whole burst.
 const maxKeys = 50_000
 

@@ -66,6 +66,17 @@ func within(d time.Duration, rt http.RoundTripper, r *http.Request) (*http.Respo
 	return res, err
 }
 
+// spoiled notes a try that is repeated, which may be at another release. One that was late counts as a request that the instance
+// failed: the client will not see that a release hangs, but its gates must.
+func (ex *exchange) spoiled(err error) {
+	o := outcome{failed: true}
+	ex.end.judge(ex.route.Guard, o, time.Now())
+	if errors.Is(err, errTryTime) {
+		o.took = ex.route.Guard.Try
+		ex.end.slot.count(o)
+	}
+}
+
 // watch is a clock that may be started late or never, and is stopped once.
 type watch struct {
 	d    time.Duration

@@ -79,7 +79,7 @@ func TestTryTimeout(t *testing.T) {
 	if a := receive(t, ask(t, "POST", g.url())); a.status != http.StatusGatewayTimeout || n.Load() != 1 {
 		t.Errorf("POST: %+v, sent %d times", a, n.Load())
 	}
-	if c := g.settled(2); c.Failed != 2 || c.Undone != 2 || c.Aborted != 0 || g.counts(1, 1).Failed != 2 {
+	if c := g.settled(2); c.Failed != 2 || c.Undone != 2 || c.Aborted != 0 || g.counts(1, 1).Failed != 2+retries {
 		t.Errorf("%+v", c)
 	}
 	// An answer that has begun may take its time, and so may a client's body.
@@ -102,6 +102,29 @@ func TestTryTimeout(t *testing.T) {
 	})
 	if res, text := do(t, client(t), request(t, http.MethodPost, g.url(), body)); text != "slow" {
 		t.Errorf("%s %q", res.Status, text)
+	}
+}
+
+// Clients hardly notice a canary that hangs. Its gates do.
+func TestLateTriesAreSeenByGates(t *testing.T) {
+	var n atomic.Int64
+	g := startEdge(t, newDirs(t))
+	table := guardedRoute(Guard{Try: 20 * time.Millisecond}, serveOn(t, says("fine")))
+	table.Routes[0].Backends[0].Weight = 50
+	table.Routes[0].Backends = append(table.Routes[0].Backends, Backend{Release: 2, Weight: 50, Endpoints: ends(serveOn(t, hangs(t, &n)))})
+	g.set(table)
+	c, lost := client(t), uint64(0)
+	for range 40 {
+		if res, _ := get(t, c, g.url()); res.StatusCode != http.StatusOK {
+			lost++
+		}
+	}
+	route, hung := g.settled(40), g.counts(2, 1)
+	if hung.Failed != uint64(n.Load()) || hung.Requests != hung.Failed || hung.Failed < 10 || hung.Quantile(0.5) < 15*time.Millisecond || hung.Open != 0 {
+		t.Errorf("%d tries hung, the gates see %+v", n.Load(), hung)
+	}
+	if route.Failed != lost || g.counts(1, 1).Failed != 0 {
+		t.Errorf("%d clients got no answer, counted are %+v", lost, route)
 	}
 }
 
