@@ -129,7 +129,7 @@ func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.R
 		ex.upgraded = append(ex.upgraded, stop)
 		r = r.WithContext(ctx)
 	}
-	if g.Concurrency.Limit > 0 {
+	if g.Concurrency.Limit > 0 || g.Concurrency.Auto {
 		q := &p.recall(ex.route).queue
 		f, err := q.enter(r.Context())
 		switch {
@@ -144,6 +144,9 @@ func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.R
 		}
 		left := sync.OnceFunc(q.leave)
 		defer left()
+		if g.Concurrency.Auto {
+			defer func() { ex.teach(q) }()
+		}
 		ex.upgraded = append(ex.upgraded, left)
 	}
 	if g.Body > 0 && r.Body != nil && r.Body != http.NoBody {

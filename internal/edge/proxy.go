@@ -53,7 +53,8 @@ type exchange struct {
 	shadow  *shadow   // its copy, if there is one
 	status  int
 	gotHead bool
-	cutOff  atomic.Bool // the client's own body broke off or is not HTTP
+	waited  time.Duration // for an instance's answer to begin; 0 where that tells nothing
+	cutOff  atomic.Bool   // the client's own body broke off or is not HTTP
 
 	refused  bool        // by a limit of the edge; see [refusal]
 	tooBig   atomic.Bool // its body went over longest

@@ -12,6 +12,7 @@ import (
 // first served; past that they are refused at once, for an answer that comes when nobody waits any more is work for nothing.
 type Concurrency struct {
 	Limit int           `json:"limit,omitempty"` // 0 for none
+	Auto  bool          `json:"auto,omitempty"`  // it is found out; see [gradient]
 	Queue int           `json:"queue,omitempty"` // how many may wait
 	Wait  time.Duration `json:"wait,omitempty"`  // for how long
 }
@@ -20,6 +21,7 @@ type Concurrency struct {
 type queue struct {
 	mu      sync.Mutex
 	rule    Concurrency
+	auto    gradient
 	busy    int       // requests that were let in and have not left
 	waiting list.List // of chan struct{}, closed when it is its turn
 }
@@ -32,9 +34,25 @@ func (q *queue) follow(rule Concurrency) {
 	q.call()
 }
 
+// room reports whether there is a place for one more. q.mu is held.
+func (q *queue) room() bool {
+	if q.rule.Auto {
+		return q.busy < q.auto.now()
+	}
+	return q.rule.Limit == 0 || q.busy < q.rule.Limit
+}
+
+// sample notes how long an answer took to begin.
+func (q *queue) sample(took time.Duration, now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.auto.sample(took, q.busy, now)
+	q.call()
+}
+
 // call lets in who is next. q.mu is held.
 func (q *queue) call() {
-	for q.waiting.Len() > 0 && (q.rule.Limit == 0 || q.busy < q.rule.Limit) {
+	for q.waiting.Len() > 0 && q.room() {
 		close(q.waiting.Remove(q.waiting.Front()).(chan struct{}))
 		q.busy++
 	}
@@ -52,7 +70,7 @@ func (q *queue) leave() {
 // did not wait and the error is the context's.
 func (q *queue) enter(ctx context.Context) (*refusal, error) {
 	q.mu.Lock()
-	if q.rule.Limit == 0 || q.busy < q.rule.Limit && q.waiting.Len() == 0 {
+	if q.room() && q.waiting.Len() == 0 {
 		q.busy++
 		q.mu.Unlock()
 		return nil, nil

@@ -131,3 +131,33 @@ func TestQueue(t *testing.T) {
 		}
 	})
 }
+
+// A service that slows down under load gets no more than it works on well, and the queue takes the rest.
+func TestConcurrencyIsFoundOut(t *testing.T) {
+	var inside atomic.Int64
+	g := startEdge(t, newDirs(t))
+	g.set(guardedRoute(Guard{Concurrency: Concurrency{Auto: true, Queue: 200, Wait: time.Minute}}, serveOn(t, func(http.ResponseWriter, *http.Request) {
+		n := inside.Add(1)
+		defer inside.Add(-1)
+		if n > 2*gradientStart {
+			t.Errorf("%d at once, before much is known", n)
+		}
+		<-time.After(time.Duration(n) * time.Millisecond)
+	})))
+	var all []<-chan answer
+	for range 100 {
+		all = append(all, ask(t, "GET", g.url()))
+	}
+	for _, ch := range all {
+		if a := receive(t, ch); a.status != http.StatusOK {
+			t.Errorf("%+v", a)
+		}
+	}
+	g.settled(100)
+	q := &g.s.proxy.recall(g.s.current().byKey["shop@prod"]).queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.busy != 0 || q.auto.limit == 0 || q.auto.limit > 2*gradientStart {
+		t.Errorf("%d are in; it learned %+v", q.busy, q.auto)
+	}
+}

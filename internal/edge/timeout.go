@@ -32,10 +32,16 @@ func (p *proxy) send(ex *exchange, r *http.Request) (*http.Response, error) {
 	}
 	var res *http.Response
 	var err error
+	begin := time.Now()
 	if g.Try > 0 {
 		res, err = within(g.Try, p.transport(r), r)
 	} else {
 		res, err = p.transport(r).RoundTrip(r)
+	}
+	// An error may come sooner than any answer, and a client that goes away does when it likes: both say nothing of how the
+	// service keeps up. That it was too slow to answer at all does.
+	if err == nil && res.StatusCode < http.StatusInternalServerError || errors.Is(err, errTryTime) || outOfTime(r.Context()) {
+		ex.waited = time.Since(begin)
 	}
 	if err == nil && res.StatusCode == http.StatusSwitchingProtocols {
 		// What began as a request is a connection now; nothing that is meant for requests bounds it.

@@ -28,6 +28,8 @@ var refused = []struct{ yaml, place, text, hint string }{
 	{"route: {eject: {failures: 0}}", "2:16", "failures and for must be above zero", "{failures: 5, for: 10s}"},
 	{"route: {eject: {for: 0s}}", "2:16", "failures and for must be above zero", ""},
 	{"route: {concurrency: {queue: 5}}", "2:22", "limit: at least one request", "{limit: 200, queue: 100, wait: 2s}"},
+	{"route: {concurrency: {limit: 0}}", "2:30", "limit: at least one request", ""},
+	{"route: {concurrency: {limit: many}}", "2:30", "neither a number of requests nor auto", ""},
 	{"route: {concurrency: {limit: 5, queue: -1}}", "2:22", "queue must not be negative", ""},
 	{"route: {concurrency: {limit: 5, wait: 0s}}", "2:22", "wait must be above zero", "queue: 0"},
 	{"route: {rate: [{limit: 100}]}", "2:24", `"100" is no rate: write 100/s`, ""},

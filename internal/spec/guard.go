@@ -29,7 +29,7 @@ type Eject struct {
 
 // Concurrency bounds the requests that the instances work on at once, all together.
 type Concurrency struct {
-	Limit int      `json:"limit" jsonschema:"requests under way"`
+	Limit Limit    `json:"limit" jsonschema:"requests under way, or auto to find out how many are good for the service"`
 	Queue int      `json:"queue,omitempty" jsonschema:"how many more may wait their turn; default 100"`
 	Wait  Duration `json:"wait,omitzero" jsonschema:"for how long; default 2s"`
 }
@@ -78,6 +78,39 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// Limit is a number of requests, or [Auto].
+type Limit int
+
+// Auto is a limit that the edge finds out.
+const Auto Limit = -1
+
+// String writes the limit as it stands in the file.
+func (l Limit) String() string {
+	if l == Auto {
+		return "auto"
+	}
+	return strconv.Itoa(int(l))
+}
+
+func (l *Limit) parse(s string) error {
+	if s == "auto" {
+		*l = Auto
+		return nil
+	}
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil {
+		return fmt.Errorf("%q is neither a number of requests nor auto", s)
+	}
+	*l = Limit(n)
+	return nil
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (l Limit) MarshalJSON() ([]byte, error) { return marshalText(l) }
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (l *Limit) UnmarshalJSON(b []byte) error { return unmarshalText(b, l) }
+
 // guardDefaults fills in what a protection that is asked for leaves open.
 func (d *decoder) guardDefaults(r *Route) {
 	if d.places["route.eject"] != nil {
@@ -108,7 +141,7 @@ func (d *decoder) checkGuard(r Route) error {
 	}
 	switch c := r.Concurrency; {
 	case d.places["route.concurrency"] == nil:
-	case c.Limit < 1:
+	case c.Limit == 0:
 		return d.at("route.concurrency.limit", "at least one request must be let through").Hinted("write concurrency: {limit: 200, queue: 100, wait: 2s}")
 	case c.Queue < 0 || c.Queue > 0 && c.Wait <= 0:
 		return d.at("route.concurrency", "queue must not be negative, and wait must be above zero for those in it").Hinted("write queue: 0 for no waiting")

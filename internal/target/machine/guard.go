@@ -13,7 +13,7 @@ func guardOf(r spec.Route) *edge.Guard {
 		Request: r.Timeouts.Request.D(), Try: r.Timeouts.Try.D(),
 		Body:        int64(r.Body),
 		Eject:       edge.Eject{Failures: r.Eject.Failures, For: r.Eject.For.D()},
-		Concurrency: edge.Concurrency{Limit: r.Concurrency.Limit, Queue: r.Concurrency.Queue, Wait: r.Concurrency.Wait.D()},
+		Concurrency: edge.Concurrency{Limit: max(int(r.Concurrency.Limit), 0), Auto: r.Concurrency.Limit == spec.Auto, Queue: r.Concurrency.Queue, Wait: r.Concurrency.Wait.D()},
 	}
 	for _, l := range r.Rate {
 		if n, span, err := spec.ParseRate(l.Limit); err == nil { // it was checked when the spec was loaded

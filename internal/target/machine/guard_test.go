@@ -19,6 +19,7 @@ func TestGuardOf(t *testing.T) {
 		"route: {timeouts: {request: 30s, try: 2s}}":  {Request: 30 * time.Second, Try: 2 * time.Second},
 		"route: {eject: {}}":                          {Eject: edge.Eject{Failures: 5, For: 10 * time.Second}},
 		"route: {concurrency: {limit: 20}}":           {Concurrency: edge.Concurrency{Limit: 20, Queue: 100, Wait: 2 * time.Second}},
+		"route: {concurrency: {limit: auto}}":         {Concurrency: edge.Concurrency{Auto: true, Queue: 100, Wait: 2 * time.Second}},
 		"route: {concurrency: {limit: 20, queue: 0}}": {Concurrency: edge.Concurrency{Limit: 20, Wait: 2 * time.Second}},
 		"route: {rate: [{limit: 100/s}, {limit: 30/min, burst: 5, by: 'header:X-Key'}, {limit: 90/min, by: route}]}": {Rates: []edge.Rate{
 			{Requests: 100, Per: time.Second, Burst: 100, By: "client"},
