@@ -6,11 +6,14 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	dto "github.com/prometheus/client_model/go"
 )
 
 func TestRateLimits(t *testing.T) {
@@ -41,6 +44,14 @@ func TestRateLimits(t *testing.T) {
 	}
 	if c := g.settled(15); c.Refused != 6 || c.Failed != 0 || c.Undone != 0 || c.Aborted != 0 || c.Classes[4] != 6 || n.Load() != 9 || g.counts(1, 1).Requests != 9 {
 		t.Errorf("%+v, %d came to the instance", c, n.Load())
+	}
+	families, err := Gatherer(g.s.stats).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(families, func(f *dto.MetricFamily) bool { return f.GetName() == "fairlead_edge_refused_total" })
+	if i < 0 || families[i].GetMetric()[0].GetCounter().GetValue() != 6 {
+		t.Error("the metrics do not tell what was refused")
 	}
 	if gap := g.s.stats.Gap("shop", "prod"); gap > time.Second {
 		t.Errorf("a gap of %s, though nobody waited", gap)
