@@ -36,13 +36,6 @@ func tooBig(most int64) *refusal {
 
 var errTooBig = errors.New("the request's body is larger than route.body")
 
-func (ex *exchange) answerTooBig(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor == 1 {
-		w.Header().Set("Connection", "close") // nobody wants the rest of it
-	}
-	tooBig(ex.longest).answer(w)
-}
-
 // limitedBody ends a body that is longer than it may be, as one that does not say its length. The instance never sees it end:
 // what it got of it is not the whole, and its connection is closed.
 type limitedBody struct {

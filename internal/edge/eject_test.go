@@ -85,7 +85,7 @@ func TestEjectionKeepsEachReleasesShare(t *testing.T) {
 func TestEjectedForLateAnswers(t *testing.T) {
 	var n atomic.Int64
 	g := startEdge(t, newDirs(t))
-	g.set(guardedRoute(Guard{Try: 30 * time.Millisecond, Eject: Eject{Failures: 2, For: time.Hour}}, serveOn(t, hangs(t, &n)), serveOn(t, says("alive"))))
+	g.set(guardedRoute(Guard{Try: 150 * time.Millisecond, Eject: Eject{Failures: 2, For: time.Hour}}, serveOn(t, hangs(t, &n)), serveOn(t, says("alive"))))
 	c := client(t)
 	for range 40 {
 		get(t, c, g.url())

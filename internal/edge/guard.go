@@ -108,8 +108,13 @@ type refusal struct {
 	wait   time.Duration // after which it may be tried again; 0 when that would not help
 }
 
-// answer sends the refusal; Retry-After is in whole seconds (RFC 9110, section 10.2.3).
-func (f *refusal) answer(w http.ResponseWriter) {
+// answer sends the refusal; Retry-After is in whole seconds (RFC 9110, section 10.2.3). On HTTP/1 a body that nobody read ends
+// the connection: the answer need not wait for the rest of it, and net/http, once told to write while it reads, does not find
+// the next request behind it.
+func (f *refusal) answer(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		w.Header().Set("Connection", "close")
+	}
 	if f.wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(f.wait.Seconds()))))
 	}
@@ -120,7 +125,7 @@ func (f *refusal) answer(w http.ResponseWriter) {
 func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.Request) {
 	if f := p.admit(g, ex.route, r); f != nil {
 		ex.refused = true
-		f.answer(w)
+		f.answer(w, r)
 		return
 	}
 	if g.Request > 0 {
@@ -134,12 +139,16 @@ func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.R
 		f, err := q.enter(r.Context())
 		switch {
 		case err != nil:
-			ex.refused = outOfTime(r.Context()) // it was the queue that it spent its time in
-			p.failed(w, r, err)
+			if !outOfTime(r.Context()) {
+				panic(http.ErrAbortHandler) // nobody reads the answer, as in failed
+			}
+			ex.refused = true // it was the queue that it spent its time in
+			late := refusal{status: http.StatusGatewayTimeout, text: "the request's time was over while it waited its turn (route.timeouts.request)"}
+			late.answer(w, r)
 			return
 		case f != nil:
 			ex.refused = true
-			f.answer(w)
+			f.answer(w, r)
 			return
 		}
 		left := sync.OnceFunc(q.leave)

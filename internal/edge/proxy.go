@@ -192,7 +192,7 @@ func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	if ex != nil && ex.tooBig.Load() {
-		ex.answerTooBig(w, r)
+		tooBig(ex.longest).answer(w, r)
 		return
 	}
 	if ex != nil && ex.cutOff.Load() {

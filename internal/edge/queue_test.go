@@ -83,6 +83,32 @@ func TestConcurrencyIsBounded(t *testing.T) {
 	}
 }
 
+// Who spent its time in the queue was not failed by the service.
+func TestOutOfTimeInTheQueue(t *testing.T) {
+	var n atomic.Int64
+	g := startEdge(t, newDirs(t))
+	g.set(guardedRoute(Guard{Request: 100 * time.Millisecond, Concurrency: Concurrency{Limit: 1, Queue: 5, Wait: time.Minute}}, serveOn(t, hangs(t, &n))))
+	first := ask(t, "GET", g.url())
+	eventually(t, func() bool { return n.Load() == 1 })
+	held := &g.s.proxy.recall(g.s.current().byKey["shop@prod"]).queue
+	held.mu.Lock()
+	held.busy++ // somebody who stays
+	held.mu.Unlock()
+	c := client(t)
+	for range 2 {
+		res, body := do(t, c, request(t, http.MethodPost, g.url(), strings.NewReader("data")))
+		if res.StatusCode != http.StatusGatewayTimeout || !strings.Contains(body, "waited its turn") {
+			t.Errorf("%s %q", res.Status, body)
+		}
+	}
+	if a := receive(t, first); a.status != http.StatusGatewayTimeout || strings.Contains(a.body, "turn") {
+		t.Errorf("%+v", a)
+	}
+	if c := g.settled(3); c.Refused != 2 || c.Failed != 1 {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &queue{}

@@ -83,20 +83,20 @@ func TestTryTimeout(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	// An answer that has begun may take its time, and so may a client's body.
-	g.set(guardedRoute(Guard{Try: 50 * time.Millisecond}, serveOn(t, func(w http.ResponseWriter, r *http.Request) {
+	g.set(guardedRoute(Guard{Try: 200 * time.Millisecond}, serveOn(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
 			io.Copy(w, r.Body)
 			return
 		}
 		http.NewResponseController(w).Flush()
-		<-time.After(150 * time.Millisecond)
+		<-time.After(1200 * time.Millisecond)
 		w.Write([]byte("late"))
 	})))
 	if a := receive(t, ask(t, "GET", g.url())); a.body != "late" {
 		t.Errorf("%+v", a)
 	}
 	body, in := io.Pipe()
-	time.AfterFunc(150*time.Millisecond, func() {
+	time.AfterFunc(450*time.Millisecond, func() {
 		io.WriteString(in, "slow")
 		in.Close()
 	})
@@ -109,18 +109,18 @@ func TestTryTimeout(t *testing.T) {
 func TestLateTriesAreSeenByGates(t *testing.T) {
 	var n atomic.Int64
 	g := startEdge(t, newDirs(t))
-	table := guardedRoute(Guard{Try: 20 * time.Millisecond}, serveOn(t, says("fine")))
+	table := guardedRoute(Guard{Try: 150 * time.Millisecond}, serveOn(t, says("fine")))
 	table.Routes[0].Backends[0].Weight = 50
 	table.Routes[0].Backends = append(table.Routes[0].Backends, Backend{Release: 2, Weight: 50, Endpoints: ends(serveOn(t, hangs(t, &n)))})
 	g.set(table)
 	c, lost := client(t), uint64(0)
-	for range 40 {
+	for range 16 {
 		if res, _ := get(t, c, g.url()); res.StatusCode != http.StatusOK {
 			lost++
 		}
 	}
-	route, hung := g.settled(40), g.counts(2, 1)
-	if hung.Failed != uint64(n.Load()) || hung.Requests != hung.Failed || hung.Failed < 10 || hung.Quantile(0.5) < 15*time.Millisecond || hung.Open != 0 {
+	route, hung := g.settled(16), g.counts(2, 1)
+	if hung.Failed != uint64(n.Load()) || hung.Requests != hung.Failed || hung.Failed < 2 || hung.Quantile(0.5) < 135*time.Millisecond || hung.Open != 0 {
 		t.Errorf("%d tries hung, the gates see %+v", n.Load(), hung)
 	}
 	if route.Failed != lost || g.counts(1, 1).Failed != 0 {
@@ -131,7 +131,7 @@ func TestLateTriesAreSeenByGates(t *testing.T) {
 // A connection that is no HTTP any more is not a request that takes long, nor one that is worked on.
 func TestAnUpgradeIsNoRequest(t *testing.T) {
 	g := startEdge(t, newDirs(t))
-	g.set(guardedRoute(Guard{Request: 100 * time.Millisecond, Try: 50 * time.Millisecond, Concurrency: Concurrency{Limit: 1}}, serveOn(t, func(w http.ResponseWriter, _ *http.Request) {
+	g.set(guardedRoute(Guard{Request: 500 * time.Millisecond, Try: 300 * time.Millisecond, Concurrency: Concurrency{Limit: 1}}, serveOn(t, func(w http.ResponseWriter, _ *http.Request) {
 		c, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -152,7 +152,7 @@ func TestAnUpgradeIsNoRequest(t *testing.T) {
 	if busy, _ := g.queued(); busy != 0 {
 		t.Errorf("%d requests are under way", busy)
 	}
-	<-time.After(200 * time.Millisecond)
+	<-time.After(700 * time.Millisecond)
 	c.send("still here\n")
 	if line, err := bufio.NewReader(c.r).ReadString('\n'); line != "still here\n" {
 		t.Errorf("%q %v", line, err)
