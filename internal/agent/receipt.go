@@ -100,7 +100,7 @@ func (a *Agent) receipt(ro journal.Rollout, o rollout.Outcome, listen string) *a
 	after := now[counterKey{p.Service, p.Environment, int(p.New)}].Sub(b.New)
 	return &api.Receipt{
 		Service: p.Service, Environment: p.Environment, From: p.Old, To: p.New, Outcome: string(o), URL: a.url(p.Service, p.Environment, listen),
-		Took: time.Since(ro.Started).Round(time.Millisecond), Requests: route.Requests, Failed: route.Failed, Undelivered: route.Undone,
+		Took: time.Since(ro.Started).Round(time.Millisecond), Requests: route.Requests - min(route.Requests, route.Refused), Failed: route.Failed, Undelivered: route.Undone,
 		Aborted: route.Aborted, Gap: a.stats.Gap(p.Service, p.Environment), Before: latency(b.Before), After: latency(after),
 	}
 }

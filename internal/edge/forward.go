@@ -34,7 +34,7 @@ func peer(r *http.Request) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
-	return a.Addr().Unmap()
+	return a.Addr().Unmap().WithZone("")
 }
 
 func (rt *route) trusts(a netip.Addr) bool {

@@ -82,7 +82,7 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 	err := c.serve()
 	if errors.Is(err, errHandOver) {
 		nc.SetReadDeadline(time.Time{})
-		rest := append([]byte(nil), c.buf...)
+		rest := append(append([]byte(nil), c.buf...), c.body...)
 		if n := c.r.Buffered(); n > 0 {
 			b, _ := c.r.Peek(n)
 			rest = append(rest, b...)
@@ -122,7 +122,7 @@ func (c *clientConn) serve() error {
 // readHead reads a head into c.buf. An idle connection is kept for idleTimeout, one on which a head has begun for
 // readHeaderTimeout.
 func (c *clientConn) readHead(first bool) error {
-	c.buf = c.buf[:0]
+	c.buf, c.body = c.buf[:0], c.body[:0]
 	if c.r.Buffered() == 0 {
 		// To set a deadline costs as much as to read: one that is a little later does as well.
 		if now := time.Now(); first || now.Sub(c.set) > idleTimeout/16 {
@@ -214,7 +214,6 @@ func (c *clientConn) usual() bool {
 	if hosts != 1 || c.frame.odd || c.frame.chunked || h.first == http.MethodConnect || h.first == "PRI" {
 		return false
 	}
-	c.body = c.body[:0]
 	n := int(max(c.frame.length, 0))
 	if n > clientBuffer {
 		return false

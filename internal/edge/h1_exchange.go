@@ -35,6 +35,9 @@ func (c *clientConn) exchange() (keep bool, err error) {
 			return c.say(w)
 		}
 	}
+	if rt.Guard != nil {
+		return false, errHandOver // what protects it works on requests of net/http
+	}
 	start := time.Now()
 	ex := &exchange{route: rt, point: anywhere}
 	if rt.looks {
@@ -46,6 +49,7 @@ func (c *clientConn) exchange() (keep bool, err error) {
 		ex.point = pointOf(c.peerIP)
 	}
 	p.stats.arrive(rt.stats, start)
+	p.recall(rt).budget.tick(start, rt.stats)
 	a := &reply{c: c, ex: ex}
 	err = a.run()
 	o := outcome{status: a.status, bytes: a.sent, took: time.Since(start)}
@@ -131,16 +135,17 @@ func (a *reply) run() error {
 		case c.left.Load():
 			return a.refuse(err)
 		case errors.As(err, &de):
-			ex.end.state.avoidUntil.Store(time.Now().Add(avoidFor).UnixNano())
+			ex.end.state.avoid(time.Now().Add(avoidFor))
 			if time.Now().After(deadline) {
 				return a.refuse(fmt.Errorf("%w: %w", errNobody, err))
 			}
-		case a.repeatable() && sent < retries:
+		case a.repeatable() && sent < retries && p.recall(ex.route).budget.spend(time.Now(), ex.route.stats):
 			sent++
 			fresh = true // one that was kept may have been closed just now; a new one tells
 		default:
 			return a.refuse(err)
 		}
+		ex.spoiled(err)
 		ex.end.slot.retried.Add(1)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	mrand "math/rand/v2"
 	"net"
@@ -29,9 +28,6 @@ const (
 	retries = 2
 )
 
-// endpointState is how an address did lately; it outlives table changes.
-type endpointState struct{ avoidUntil atomic.Int64 }
-
 // proxy sends requests on. It is one generation's data path.
 type proxy struct {
 	log     *slog.Logger
@@ -45,6 +41,7 @@ type proxy struct {
 	h1, h2c http.RoundTripper
 
 	upstreams upstreams // of what the edge itself reads
+	memories  memories
 }
 
 // exchange is one request on its way.
@@ -57,7 +54,13 @@ type exchange struct {
 	in      *http.Request // as it came, where the edge itself reads it and its route wants to see it
 	status  int
 	gotHead bool
-	cutOff  atomic.Bool // the client's own body broke off or is not HTTP
+	waited  time.Duration // for an instance's answer to begin; 0 where that tells nothing
+	cutOff  atomic.Bool   // the client's own body broke off or is not HTTP
+
+	refused  bool        // by a limit of the edge; see [refusal]
+	tooBig   atomic.Bool // its body went over longest
+	longest  int64       // that its body may be, in bytes
+	upgraded []func()    // called when it becomes a connection of another protocol
 }
 
 type exchangeKey struct{}
@@ -133,6 +136,7 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	ex := &exchange{route: rt, point: point(rt, r), preview: rt.Preview.previews(r)}
 	cw := &countingWriter{ResponseWriter: w}
 	p.stats.arrive(rt.stats, start)
+	p.recall(rt).budget.tick(start, rt.stats)
 	defer func() {
 		broken := recover() // ReverseProxy panics with http.ErrAbortHandler when a body broke off
 		p.finish(ex, cw, r, start, broken != nil)
@@ -148,6 +152,10 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	in := r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex))
 	if in.Body != nil && in.Body != http.NoBody {
 		in.Body = clientBody{in.Body, ex}
+	}
+	if rt.Guard != nil {
+		p.guarded(rt.Guard, ex, cw, in)
+		return
 	}
 	p.rp.ServeHTTP(cw, in)
 }
@@ -167,6 +175,8 @@ func (p *proxy) ended(ex *exchange, o outcome, broken, gone bool) {
 	p.stats.end(ex.route.stats)
 	ex.shadow.answered(ex.status)
 	switch {
+	case ex.refused || ex.tooBig.Load() && (broken || !ex.gotHead):
+		o.refused = true
 	case (broken || !ex.gotHead) && gone:
 		o.aborted = true
 	case broken || !ex.gotHead:
@@ -180,6 +190,9 @@ func (p *proxy) ended(ex *exchange, o outcome, broken, gone bool) {
 		ex.route.stats.unplaced.Add(1)
 	}
 	if ex.end != nil {
+		ex.end.judge(ex.route.Guard, o, time.Now())
+		// A request that the edge cut off was, to the instance, one whose client went away.
+		o.refused, o.aborted = false, o.aborted || o.refused
 		ex.end.slot.count(o)
 		p.stats.end(ex.end.slot)
 	}
@@ -188,13 +201,20 @@ func (p *proxy) ended(ex *exchange, o outcome, broken, gone bool) {
 // failed answers when no instance did.
 func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	ex, _ := r.Context().Value(exchangeKey{}).(*exchange)
-	if r.Context().Err() != nil {
+	if r.Context().Err() != nil && !outOfTime(r.Context()) {
 		// Nobody reads the answer; returning would send an empty 200 to a client that only closed its sending side.
 		panic(http.ErrAbortHandler)
+	}
+	if ex != nil && ex.tooBig.Load() {
+		tooBig(ex.longest).answer(w, r)
+		return
 	}
 	if ex != nil && ex.cutOff.Load() {
 		http.Error(w, "the request's body broke off", http.StatusBadRequest)
 		return
+	}
+	if outOfTime(r.Context()) {
+		err = errRequestTime
 	}
 	p.fail(w, ex, err, r.Method, r.URL.Path)
 }
@@ -203,6 +223,10 @@ func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 func (p *proxy) fail(w http.ResponseWriter, ex *exchange, err error, method, path string) {
 	code, text := http.StatusBadGateway, "the service broke the connection off"
 	switch {
+	case errors.Is(err, errRequestTime):
+		code, text = http.StatusGatewayTimeout, "the service took too long (route.timeouts.request)"
+	case errors.Is(err, errTryTime):
+		code, text = http.StatusGatewayTimeout, "no instance of the service began to answer in time (route.timeouts.try)"
 	case errors.Is(err, errStopped):
 		code, text = http.StatusServiceUnavailable, "the service is stopped"
 	case errors.Is(err, errNobody):
@@ -224,7 +248,8 @@ var (
 type roundTripper struct{ p *proxy }
 
 // RoundTrip tries instances until one answers. A try that failed before anything was sent is always repeated; one that
-// failed later only when the method is idempotent and there is no body (RFC 9110, section 9.2.2).
+// failed later only when the method is idempotent, there is no body (RFC 9110, section 9.2.2), and the route's [budget] is
+// not spent.
 func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	p := t.p
 	ex, ok := r.Context().Value(exchangeKey{}).(*exchange)
@@ -248,7 +273,7 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		res, err := strike(r.Context(), ex.end.faults, r)
 		if res == nil && err == nil {
-			res, err = p.transport(r).RoundTrip(&out)
+			res, err = p.send(ex, &out)
 		}
 		if err == nil {
 			ex.gotHead, ex.status = true, res.StatusCode
@@ -260,15 +285,16 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		case r.Context().Err() != nil:
 			return nil, err
 		case errors.As(err, &de):
-			ex.end.state.avoidUntil.Store(time.Now().Add(avoidFor).UnixNano())
+			ex.end.state.avoid(time.Now().Add(avoidFor))
 			if time.Now().After(deadline) {
 				return nil, fmt.Errorf("%w: %w", errNobody, err)
 			}
-		case repeatable(r) && sent < retries:
+		case repeatable(r) && sent < retries && p.recall(ex.route).budget.spend(time.Now(), ex.route.stats):
 			sent++
 		default:
 			return nil, err
 		}
+		ex.spoiled(err)
 		ex.end.slot.retried.Add(1)
 	}
 }
@@ -295,7 +321,7 @@ func (p *proxy) choose(ctx context.Context, ex *exchange, deadline time.Time) er
 		p.stats.end(ex.end.slot)
 		last := ex.end
 		ex.end = nil
-		if last.state.avoidUntil.Load() > time.Now().UnixNano() && ex.route.only(last) && !sleep(ctx, nil, holdTick) {
+		if last.state.avoided(time.Now().UnixNano()) && ex.route.only(last) && !sleep(ctx, nil, holdTick) {
 			return ctx.Err() // the same one again, in a moment: it is being started again
 		}
 	}
@@ -338,7 +364,7 @@ func (p *proxy) choose(ctx context.Context, ex *exchange, deadline time.Time) er
 func (rt *route) only(e *endpoint) bool {
 	for _, b := range rt.backs {
 		for _, o := range b.endpoints {
-			if b.weight > 0 && o.addr != e.addr && o.state.avoidUntil.Load() < time.Now().UnixNano() {
+			if b.weight > 0 && o.addr != e.addr && !o.state.avoided(time.Now().UnixNano()) {
 				return false
 			}
 		}
@@ -413,11 +439,11 @@ func twoChoices(ends []*endpoint, st *Stats) *endpoint {
 	}
 	a, b := ends[i], ends[j]
 	now := time.Now().UnixNano()
-	avoidA, avoidB := a.state.avoidUntil.Load() > now, b.state.avoidUntil.Load() > now
+	avoidA, avoidB := a.state.avoided(now), b.state.avoided(now)
 	switch {
 	case avoidA && avoidB:
-		for _, e := range ends {
-			if e.state.avoidUntil.Load() <= now {
+		for n := range ends { // from a random one on, so that not all go to the same
+			if e := ends[(i+n)%len(ends)]; !e.state.avoided(now) {
 				return e
 			}
 		}
@@ -431,51 +457,3 @@ func twoChoices(ends []*endpoint, st *Stats) *endpoint {
 	}
 	return a
 }
-
-// keptBody keeps a request's body open over several tries: the transport closes it even when it could not dial and so
-// read nothing of it. ReverseProxy closes the real one in the end.
-type keptBody struct{ io.Reader }
-
-// Close does nothing.
-func (keptBody) Close() error { return nil }
-
-// clientBody is a request's body as the client sends it.
-type clientBody struct {
-	io.ReadCloser
-	ex *exchange
-}
-
-// Read notes when it is the client who breaks the request off.
-func (b clientBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, http.ErrBodyReadAfterClose) {
-		b.ex.cutOff.Store(true)
-	}
-	return n, err
-}
-
-// countingWriter sees what is answered.
-type countingWriter struct {
-	http.ResponseWriter
-	status int
-	bytes  int64
-}
-
-func (w *countingWriter) WriteHeader(code int) {
-	if code >= 200 || code == http.StatusSwitchingProtocols {
-		w.status = code
-	}
-	w.ResponseWriter.WriteHeader(code)
-}
-
-func (w *countingWriter) Write(p []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
-	n, err := w.ResponseWriter.Write(p)
-	w.bytes += int64(n)
-	return n, err
-}
-
-// Unwrap lets [http.ResponseController] flush and hijack.
-func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -305,11 +305,11 @@ func TestLessBusyOfTwo(t *testing.T) {
 		t.Errorf("%v", n)
 	}
 	// One that took no connection lately is the last resort.
-	list[2].state.avoidUntil.Store(time.Now().Add(time.Hour).UnixNano())
+	list[2].state.avoid(time.Now().Add(time.Hour))
 	if n := count(); n[2] != 0 {
 		t.Errorf("avoided, and yet: %v", n)
 	}
-	list[1].state.avoidUntil.Store(time.Now().Add(time.Hour).UnixNano())
+	list[1].state.avoid(time.Now().Add(time.Hour))
 	if n := count(); n[0] != 3000 {
 		t.Errorf("only one is not avoided: %v", n)
 	}

@@ -17,7 +17,7 @@ import (
 // these processes, are exact while one edge replaces another, and cost an atomic add.
 const (
 	statsMagic   = 0x6661697265646765 // "fairedge"
-	statsLayout  = 3
+	statsLayout  = 4
 	maxSlots     = 4096
 	maxLanes     = 32 // living edge processes at once
 	keyBytes     = 120
@@ -52,6 +52,7 @@ type slot struct {
 	undone   atomic.Uint64 // of failed: no answer came from an instance
 	unplaced atomic.Uint64 // of undone, routes only: there was no instance to hand it to
 	aborted  atomic.Uint64 // the client went away first; not failed
+	refused  atomic.Uint64 // routes only: kept from the instances by a limit; not failed
 	retried  atomic.Uint64
 	bytes    atomic.Uint64
 	nanos    atomic.Uint64
@@ -348,6 +349,7 @@ type outcome struct {
 	bytes   int64
 	took    time.Duration
 	aborted bool
+	refused bool // by a limit
 	failed  bool // broken off after its status was sent, or no answer came
 }
 
@@ -355,6 +357,8 @@ func (sl *slot) count(o outcome) {
 	sl.requests.Add(1)
 	sl.bytes.Add(uint64(o.bytes))
 	switch {
+	case o.refused:
+		sl.refused.Add(1)
 	case o.aborted:
 		sl.aborted.Add(1)
 	case o.failed:
@@ -368,7 +372,7 @@ func (sl *slot) count(o outcome) {
 		class = 0
 	}
 	sl.classes[class].Add(1)
-	if !o.aborted {
+	if !o.aborted && !o.refused { // how soon nothing was done says nothing of the service
 		sl.nanos.Add(uint64(o.took))
 		sl.hist[bucketOf(o.took)].Add(1)
 	}

@@ -180,7 +180,7 @@ func TestQuantiles(t *testing.T) {
 func TestAddAndSub(t *testing.T) {
 	draw := rapid.Custom(func(r *rapid.T) Counts {
 		n := func(name string) uint64 { return rapid.Uint64Range(0, 1<<40).Draw(r, name) }
-		c := Counts{Requests: n("requests"), Failed: n("failed"), Unplaced: n("unplaced"), Undone: n("undone"), Aborted: n("aborted"),
+		c := Counts{Requests: n("requests"), Failed: n("failed"), Unplaced: n("unplaced"), Undone: n("undone"), Aborted: n("aborted"), Refused: n("refused"),
 			Retried: n("retried"), Bytes: n("bytes"), Nanos: n("nanos"), Hist: make([]uint64, histBuckets), Open: int64(n("open"))}
 		c.Classes[2], c.Hist[0], c.Hist[histBuckets-1] = n("class"), n("first"), n("last")
 		return c

@@ -14,6 +14,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/fairlead-dev/fairlead/internal/fail"
 )
@@ -41,6 +42,7 @@ type Route struct {
 	Preview     Preview        `json:"preview,omitzero"`   // who sees the newest release, whatever its share
 	Mirror      int            `json:"mirror,omitempty"`   // percent of the safe requests that a release without a share gets a copy of
 	Stopped     bool           `json:"stopped,omitempty"`  // answer at once that there is nobody, rather than wait
+	Guard       *Guard         `json:"guard,omitempty"`    // protections; nil for none
 }
 
 // Preview says which requests go to the newest release that has instances.
@@ -85,6 +87,9 @@ func (t *Table) Check() error {
 			return fail.New(fail.Internal, "routing table", "%s has two routes", r.Key())
 		}
 		keys[r.Key()] = true
+		if err := r.Guard.check(r.Key()); err != nil {
+			return err
+		}
 		if _, _, err := net.SplitHostPort(r.Listen); err != nil {
 			return fail.New(fail.Usage, "routing table", "%s: listen %q: %w", r.Key(), r.Listen, err)
 		}
@@ -175,6 +180,8 @@ type route struct {
 	looks         bool // something of the route depends on the request's headers
 	changes       bool // and something is changed in it
 	changesAnswer bool
+
+	memory atomic.Pointer[memory] // of requests under earlier tables, too; see recall
 }
 
 type backend struct {
@@ -184,10 +191,11 @@ type backend struct {
 }
 
 type endpoint struct {
-	addr   string
-	slot   *slot
-	state  *endpointState
-	faults []Fault // of its release
+	addr    string
+	slot    *slot
+	state   *endpointState
+	faults  []Fault // of its release
+	release *backend
 }
 
 // compile builds the form requests use. Endpoint states (how an address did lately) are carried over.
@@ -215,10 +223,11 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 				if err != nil {
 					return nil, err
 				}
-				if states[e.Addr] == nil {
-					states[e.Addr] = &endpointState{}
+				key := stateKey(r, b, e)
+				if states[key] == nil {
+					states[key] = &endpointState{}
 				}
-				cb.endpoints = append(cb.endpoints, &endpoint{addr: e.Addr, slot: s, state: states[e.Addr], faults: b.Faults})
+				cb.endpoints = append(cb.endpoints, &endpoint{addr: e.Addr, slot: s, state: states[key], faults: b.Faults, release: cb})
 			}
 			cr.backs = append(cr.backs, cb)
 		}
@@ -235,6 +244,7 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 			}
 		}
 	}
+	forget(states, t, last)
 	return c, nil
 }
 

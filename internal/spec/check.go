@@ -59,6 +59,7 @@ func (d *decoder) defaults(s *Spec) {
 	d.probe("run.probes.live", r.Probes.Live, 10*time.Second, 5*time.Second)
 	def(d, "route.tls", &s.Route.TLS, "off")
 	def(d, "route.mode", &s.Route.Mode, "proxy")
+	d.guardDefaults(&s.Route)
 	def(d, "release.strategy", &s.Release.Strategy, defaultStrategy)
 	watch := defaultWatch
 	if s.Release.Strategy == "canary" {
@@ -306,6 +307,9 @@ func (d *decoder) checkRoute(s *Spec) error {
 		case f.Header != "" && !headerForm.MatchString(f.Header):
 			return d.at(path+".header", "%q is not a header: write X-Chaos, or \"X-Chaos: yes\"", f.Header)
 		}
+	}
+	if err := d.checkGuard(r); err != nil {
+		return err
 	}
 	return d.oneOf("route.mode", r.Mode, "proxy", "kernel")
 }

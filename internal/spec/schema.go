@@ -18,6 +18,7 @@ func Schema() ([]byte, error) {
 		reflect.TypeFor[Percent]():  text(`^[0-9.]+%$`, "5%"),
 		reflect.TypeFor[Secret]():   text(`^(env|file|sops)://.+$`, "file://db-password.txt"),
 		reflect.TypeFor[CPU]():      {Types: []string{"number", "string"}, Examples: []any{1.5}},
+		reflect.TypeFor[Limit]():    {Types: []string{"integer", "string"}, Pattern: `^([0-9]+|auto)$`, Examples: []any{200, "auto"}},
 		reflect.TypeFor[Amount]():   {Types: []string{"integer", "string"}, Pattern: `^[0-9]+%?$`, Examples: []any{1, "25%"}},
 	}})
 	if err != nil {

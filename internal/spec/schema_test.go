@@ -84,6 +84,8 @@ func TestSchemaAndReaderAccept(t *testing.T) {
 		example, "service: a", "service: a\nrun: {limits: {cpu: 2}}\nrelease: {surge: 1, unavailable: 25%}",
 		"service: a\nrun: {startup_timeout: 1m30s, stop: {drain: 250ms}, logs: {age: 7d, size: 1 GB}, probes: {ready: {grpc: ''}}}",
 		"service: a\nrelease: {warm: 1.5h, watch: 0s}", "service: a\nenvironments: {e: {}}",
+		"service: a\nroute: {timeouts: {request: 30s, try: 2s}, eject: {}, rate: [{limit: 100/s}], body: 10MiB, allow: [10.0.0.0/8]}",
+		"service: a\nroute: {concurrency: {limit: auto}}", "service: a\nroute: {concurrency: {limit: 5, queue: 0}}",
 	} {
 		if err := r.Validate(asJSON(t, text)); err != nil {
 			t.Errorf("the schema refuses %q: %v", text, err)
@@ -104,7 +106,7 @@ func TestSchemaAndReaderRefuse(t *testing.T) {
 		"service: a\nrun: {env: {A: null}}", "service: a\nrun: {env: {A: [b]}}", "service: a\nrun: {secrets: {A: hunter2}}", "service: a\nrun: {probes: {ready: null}}",
 		"service: a\nrun: {startup_timeout: 30}", "service: a\nrun: {startup_timeout: 30 s}", "service: a\nrun: {limits: {memory: 512}}", "service: a\nrun: {limits: {memory: 512M}}",
 		"service: a\nrun: {limits: {cpu: [1]}}", "service: a\nrelease: {steps: [5]}", "service: a\nrelease: {steps: 5%}", "service: a\nrelease: {surge: -1%}", "service: a\nrelease: {surge: 1.5}",
-		"service: a\nrelease: {strategy: big-bang}", "service: a\nroute: {tls: maybe}", "service: a\nroute: {mode: x}", "service: a\nbuild: {debug: 1}",
+		"service: a\nrelease: {strategy: big-bang}", "service: a\nroute: {tls: maybe}", "service: a\nroute: {concurrency: {limit: some}}", "service: a\nroute: {rate: {limit: 5/s}}", "service: a\nroute: {mode: x}", "service: a\nbuild: {debug: 1}",
 		"service: a\nenvironments: {e: {service: b}}", "service: a\nenvironments: {e: null}", "service: a\nrelease: {gates: [{chek: x}]}", "service: a\ntarget: {ssh: host}",
 		"service: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 	} {

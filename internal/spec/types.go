@@ -183,8 +183,15 @@ type Route struct {
 	Headers Headers  `json:"headers,omitzero" jsonschema:"what is changed in requests and answers"`
 	Trusted []string `json:"trusted,omitempty" jsonschema:"addresses of proxies in front, as 10.0.0.0/8: what they say of the client in X-Forwarded-For, -Proto and -Host counts"`
 
-	Preview Preview `json:"preview,omitzero" jsonschema:"who sees the newest release that runs, whatever its share of the traffic"`
-	Faults  []Fault `json:"faults,omitempty" jsonschema:"what goes wrong on purpose: for rehearsals, not for production"`
+	Preview     Preview     `json:"preview,omitzero" jsonschema:"who sees the newest release that runs, whatever its share of the traffic"`
+	Timeouts    Timeouts    `json:"timeouts,omitzero" jsonschema:"how long a request may take"`
+	Eject       Eject       `json:"eject,omitzero" jsonschema:"when an instance that answers badly is left out for a while; default: only one that takes no connection, for 1s"`
+	Concurrency Concurrency `json:"concurrency,omitzero" jsonschema:"how many requests the instances work on at once, and how many wait; default: no bound"`
+	Rate        []RateLimit `json:"rate,omitempty" jsonschema:"how many requests a time somebody may make; all of them hold"`
+	Body        Bytes       `json:"body,omitzero" jsonschema:"the longest body that a request may have, as 10MiB; default: no bound"`
+	Allow       []string    `json:"allow,omitempty" jsonschema:"addresses and networks whose requests are answered, as 10.0.0.0/8; default: everybody's"`
+
+	Faults []Fault `json:"faults,omitempty" jsonschema:"what goes wrong on purpose: for rehearsals, not for production"`
 }
 
 // Headers are changed on the way.

@@ -215,3 +215,41 @@ func TestTrafficFollowsTheRoute(t *testing.T) {
 		}
 	}
 }
+
+// A route's protections are those of the release that most clients see: with it they come, and go.
+func TestProtectionsFollowTheTraffic(t *testing.T) {
+	h, _ := fresh(t)
+	var s spec.Spec
+	if err := json.Unmarshal(h.Good[1].Config, &s); err != nil {
+		t.Fatal(err)
+	}
+	s.Route.Allow = []string{"192.0.2.1"}
+	var err error
+	if h.Good[1].Config, err = json.Marshal(s); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range h.Good {
+		if err := h.Target.Stage(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Target.Scale(t.Context(), r.ID, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		w    rollout.Weights
+		want int
+	}{{rollout.Weights{1: 100}, 200}, {rollout.Weights{1: 60, 2: 40}, 200}, {rollout.Weights{1: 40, 2: 60}, 403}, {rollout.Weights{1: 100}, 200}} {
+		if err := h.Target.Route(t.Context(), c.w); err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.Get("http://" + listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != c.want {
+			t.Errorf("%v: %s", c.w, res.Status)
+		}
+	}
+}

@@ -27,6 +27,7 @@ type routing struct {
 	Sticky  string         `json:"sticky,omitempty"`
 	Preview edge.Preview   `json:"preview,omitzero"`
 	Mirror  int            `json:"mirror,omitempty"`
+	Guard   *edge.Guard    `json:"guard,omitempty"`
 	Faults  []edge.Fault   `json:"faults,omitempty"`
 }
 
@@ -51,6 +52,7 @@ func routingOf(s *spec.Spec) routing {
 	if s.Release.Mirror.For > 0 {
 		r.Mirror = int(s.Release.Mirror.Share.Float())
 	}
+	r.Guard = guardOf(s.Route)
 	for _, f := range s.Route.Faults {
 		r.Faults = append(r.Faults, edge.Fault{Share: f.Share.Float(), Header: header(f.Header), Delay: f.Delay.D(), Abort: f.Abort})
 	}

@@ -300,6 +300,7 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 			r.Listen, r.Redirect, r.Hosts, r.TLS = t.listen, most.Redirect(t.listen), most.Hosts, most.TLS
 			r.Paths, r.Strip, r.Headers, r.Trusted = most.Paths, most.Strip, most.Headers, most.Trusted
 			r.Sticky, r.Preview, r.Mirror = last.Sticky, last.Preview, last.Mirror
+			r.Guard = most.Guard // as the release that most clients see was made for
 		}
 		for id, n := range w {
 			r.Backends = append(r.Backends, edge.Backend{Release: int(id), Weight: n, Faults: faults[id]})

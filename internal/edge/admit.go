@@ -1,0 +1,63 @@
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// admit asks what can be said of a request before anything is done for it; what costs least comes first.
+func (p *proxy) admit(g *Guard, rt *route, r *http.Request) *refusal {
+	if len(g.Allow) > 0 && !allowed(g.Allow, rt.client(r)) {
+		return &refusal{status: http.StatusForbidden, text: "this service does not answer to your address (route.allow)"}
+	}
+	if len(g.Rates) > 0 {
+		if f := p.recall(rt).rates.admit(r, rt.client(r), time.Now()); f != nil {
+			return f
+		}
+	}
+	if g.Body > 0 && r.ContentLength > g.Body {
+		return tooBig(g.Body)
+	}
+	return nil
+}
+
+func allowed(list []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+func tooBig(most int64) *refusal {
+	return &refusal{status: http.StatusRequestEntityTooLarge, text: fmt.Sprintf("the request's body is larger than %d bytes (route.body)", most)}
+}
+
+var errTooBig = errors.New("the request's body is larger than route.body")
+
+// limitedBody ends a body that is longer than it may be, as one that does not say its length. The instance never sees it end:
+// what it got of it is not the whole, and its connection is closed.
+type limitedBody struct {
+	io.ReadCloser
+	left int64
+	ex   *exchange
+}
+
+// Read reads one byte more than is left, to see whether there is one.
+func (b *limitedBody) Read(p []byte) (int, error) {
+	if b.left < 0 {
+		return 0, errTooBig
+	}
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1]
+	}
+	n, err := b.ReadCloser.Read(p)
+	if int64(n) <= b.left {
+		b.left -= int64(n)
+		return n, err
+	}
+	n, b.left = int(b.left), -1
+	b.ex.tooBig.Store(true)
+	return n, errTooBig
+}

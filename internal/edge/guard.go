@@ -1,0 +1,166 @@
+package edge
+
+import (
+	"math"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/fail"
+)
+
+// Guard is what protects a route's instances from its clients, and the clients from a bad instance. A route without any
+// protection has none: its requests pay for one comparison with nil.
+type Guard struct {
+	Request time.Duration `json:"request,omitempty"` // the longest from a request's arrival to its answer's end; 0 for ever
+	Try     time.Duration `json:"try,omitempty"`     // the longest until an instance begins to answer; 0 for ever
+	Eject   Eject         `json:"eject,omitzero"`    // which instances are left out for a while
+
+	Concurrency Concurrency    `json:"concurrency,omitzero"`
+	Rates       []Rate         `json:"rates,omitempty"`
+	Body        int64          `json:"body,omitempty"`  // the longest that a request may have, in bytes; 0 for any
+	Allow       []netip.Prefix `json:"allow,omitempty"` // whose requests are answered; everybody when empty
+}
+
+func (g *Guard) check(route string) error {
+	switch {
+	case g == nil:
+		return nil
+	case g.Request < 0 || g.Try < 0:
+		return fail.New(fail.Internal, "routing table", "%s: a timeout is negative", route)
+	case g.Body < 0:
+		return fail.New(fail.Internal, "routing table", "%s: no body has %d bytes", route, g.Body)
+	case g.Eject.Failures < 0 || g.Eject.Failures > 0 && g.Eject.For <= 0:
+		return fail.New(fail.Internal, "routing table", "%s: nothing is ejected by %+v", route, g.Eject)
+	case min(g.Concurrency.Limit, g.Concurrency.Queue) < 0 || g.Concurrency.Wait < 0:
+		return fail.New(fail.Internal, "routing table", "%s: %+v is no limit", route, g.Concurrency)
+	}
+	for _, r := range g.Rates {
+		if err := r.check(route); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// memory is what this process remembers of a route; it outlives table changes. Where one edge replaces another, each
+// remembers its own requests.
+type memory struct {
+	budget budget
+	queue  queue
+	rates  rates
+}
+
+// follow puts the rules of a table in force.
+func (m *memory) follow(g *Guard) {
+	if g == nil {
+		g = &Guard{}
+	}
+	m.queue.follow(g.Concurrency)
+	m.rates.follow(g.Rates)
+}
+
+// memories are those of all routes.
+type memories struct {
+	mu    sync.Mutex
+	byKey map[string]*memory
+}
+
+// recall returns what is remembered of rt.
+func (p *proxy) recall(rt *route) *memory {
+	if m := rt.memory.Load(); m != nil {
+		return m
+	}
+	return p.recallSlowly(rt)
+}
+
+// recallSlowly serves a table's first request: the memory of the table before is carried on, under rt's rules.
+func (p *proxy) recallSlowly(rt *route) *memory {
+	table := p.current()
+	ms := &p.memories
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	m := ms.byKey[rt.key]
+	if m == nil {
+		m = &memory{}
+		kept := map[string]*memory{rt.key: m}
+		for key, old := range ms.byKey {
+			if table.byKey[key] != nil {
+				kept[key] = old
+			}
+		}
+		ms.byKey = kept
+	}
+	if table.byKey[rt.key] == rt { // and not one that a request still holds
+		m.follow(rt.Guard)
+	}
+	rt.memory.Store(m)
+	return m
+}
+
+// refusal is an answer of the edge's own to a request that a limit keeps from the instances. It is the client's or the
+// limit's doing: it does not count as a failure of the service.
+type refusal struct {
+	status int
+	text   string
+	wait   time.Duration // after which it may be tried again; 0 when that would not help
+}
+
+// answer sends the refusal; Retry-After is in whole seconds (RFC 9110, section 10.2.3). On HTTP/1 a body that nobody read ends
+// the connection: the answer need not wait for the rest of it, and net/http, once told to write while it reads, does not find
+// the next request behind it.
+func (f *refusal) answer(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		w.Header().Set("Connection", "close")
+	}
+	if f.wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(f.wait.Seconds()))))
+	}
+	http.Error(w, f.text, f.status)
+}
+
+// guarded serves a request of a route that has protections.
+func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.Request) {
+	if f := p.admit(g, ex.route, r); f != nil {
+		ex.refused = true
+		f.answer(w, r)
+		return
+	}
+	if g.Request > 0 {
+		ctx, stop := limitTime(r.Context(), g.Request)
+		defer stop()
+		ex.upgraded = append(ex.upgraded, stop)
+		r = r.WithContext(ctx)
+	}
+	if g.Concurrency.Limit > 0 || g.Concurrency.Auto {
+		q := &p.recall(ex.route).queue
+		f, err := q.enter(r.Context())
+		switch {
+		case err != nil:
+			if !outOfTime(r.Context()) {
+				panic(http.ErrAbortHandler) // nobody reads the answer, as in failed
+			}
+			ex.refused = true // it was the queue that it spent its time in
+			late := refusal{status: http.StatusGatewayTimeout, text: "the request's time was over while it waited its turn (route.timeouts.request)"}
+			late.answer(w, r)
+			return
+		case f != nil:
+			ex.refused = true
+			f.answer(w, r)
+			return
+		}
+		left := sync.OnceFunc(q.leave)
+		defer left()
+		if g.Concurrency.Auto {
+			defer func() { ex.teach(q) }()
+		}
+		ex.upgraded = append(ex.upgraded, left)
+	}
+	if g.Body > 0 && r.Body != nil && r.Body != http.NoBody {
+		ex.longest = g.Body
+		r.Body = &limitedBody{r.Body, g.Body, ex}
+	}
+	p.rp.ServeHTTP(w, r)
+}

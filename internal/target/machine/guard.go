@@ -1,0 +1,32 @@
+package machine
+
+import (
+	"reflect"
+
+	"github.com/fairlead-dev/fairlead/internal/edge"
+	"github.com/fairlead-dev/fairlead/internal/spec"
+)
+
+// guardOf is what a spec says of its route's protections, nil where that is nothing: an edge without any has nothing to ask.
+func guardOf(r spec.Route) *edge.Guard {
+	g := edge.Guard{
+		Request: r.Timeouts.Request.D(), Try: r.Timeouts.Try.D(),
+		Body:        int64(r.Body),
+		Eject:       edge.Eject{Failures: r.Eject.Failures, For: r.Eject.For.D()},
+		Concurrency: edge.Concurrency{Limit: max(int(r.Concurrency.Limit), 0), Auto: r.Concurrency.Limit == spec.Auto, Queue: r.Concurrency.Queue, Wait: r.Concurrency.Wait.D()},
+	}
+	for _, l := range r.Rate {
+		if n, span, err := spec.ParseRate(l.Limit); err == nil { // it was checked when the spec was loaded
+			g.Rates = append(g.Rates, edge.Rate{Requests: n, Per: span, Burst: l.Burst, By: l.By})
+		}
+	}
+	for _, a := range r.Allow {
+		if p, err := spec.ParseNetwork(a); err == nil { // likewise
+			g.Allow = append(g.Allow, p)
+		}
+	}
+	if reflect.ValueOf(g).IsZero() {
+		return nil
+	}
+	return &g
+}
