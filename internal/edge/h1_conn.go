@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	clientBuffer = 8 << 10 // a larger head is for net/http
+	clientBuffer = 4 << 10 // a larger head is for net/http; an idle connection keeps one of these
 	writeBuffer  = 16 << 10
 	// bodyWait is how long the rest of a small body may take that did not come with its head, before the connection is given
 	// to net/http, which sends bodies on while they come.
@@ -76,9 +76,8 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 		c.peer = a.Addr().Unmap()
 		c.peerIP = c.peer.String()
 	}
-	c.r, c.w = clientBuffers.Get().(*bufio.Reader), writeBuffers.Get().(*bufio.Writer)
+	c.r = clientBuffers.Get().(*bufio.Reader)
 	c.r.Reset(nc)
-	c.w.Reset(nc)
 	err := c.serve()
 	if errors.Is(err, errHandOver) {
 		nc.SetReadDeadline(time.Time{})
@@ -93,9 +92,7 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 		s.conns.Add(-1)
 	}
 	c.r.Reset(nil)
-	c.w.Reset(nil)
 	clientBuffers.Put(c.r)
-	writeBuffers.Put(c.w)
 }
 
 // serve reads requests until the connection ends, or one comes that is not for it. Then c.buf has its head.
@@ -108,7 +105,11 @@ func (c *clientConn) serve() error {
 			return errHandOver
 		}
 		c.s.serving.Add(1)
+		c.w = writeBuffers.Get().(*bufio.Writer) // only while it answers: most connections are idle
+		c.w.Reset(c.Conn)
 		keep, err := c.exchange()
+		c.w.Reset(nil)
+		writeBuffers.Put(c.w)
 		c.s.serving.Add(-1)
 		if err != nil {
 			return err
