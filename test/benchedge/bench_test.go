@@ -166,6 +166,9 @@ func compare(b *testing.B, w *world, peers []peer, s shape) []row {
 		if r := p.start(b, w, s.tls); r.addr != "" {
 			r.name = p.name
 			answers(b, w, r, s)
+			if s.tls {
+				r.handshake = handshake(b, w, r)
+			}
 			up = append(up, r)
 		}
 	}
@@ -182,7 +185,7 @@ func compare(b *testing.B, w *world, peers []peer, s shape) []row {
 	}
 	var rows []row
 	for i, r := range up {
-		rows = append(rows, row{r.name, medians(samples[i])})
+		rows = append(rows, row{r.name, r.handshake, medians(samples[i])})
 	}
 	base := rows[0].rate // no proxy
 	for _, r := range rows {

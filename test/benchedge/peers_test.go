@@ -29,6 +29,7 @@ type peer struct {
 type running struct {
 	name, addr string
 	pid        int
+	handshake  string // what a client that comes again gets; "" for plain HTTP
 }
 
 func (r running) url(encrypted bool, path string) string {
@@ -217,7 +218,7 @@ func startNginx(b *testing.B, w *world, encrypted bool) running {
 	b.Helper()
 	r, ssl, files := running{addr: freeAddr(b)}, "", ""
 	if encrypted {
-		ssl, files = " ssl", fmt.Sprintf("ssl_certificate %s; ssl_certificate_key %s;", w.cert, w.key)
+		ssl, files = " ssl", fmt.Sprintf("ssl_certificate %s; ssl_certificate_key %s; ssl_protocols TLSv1.2 TLSv1.3;", w.cert, w.key) // of its own Debian's knows no 1.3
 	}
 	conf := w.file(b, "nginx.conf", fmt.Appendf(nil, nginxConf, w.backend.Plain, r.addr, ssl, files))
 	r.pid = w.run(b, "nginx", exec.Command(rig.Tool(b, "nginx", "nginx"), "-p", w.dir, "-e", "stderr", "-c", conf))

@@ -84,7 +84,7 @@ func BenchmarkSwap(b *testing.B) {
 		for range swaps {
 			s.idle = append(s.idle, swap())
 		}
-		edgeAt := running{"fairlead", listen, pid}
+		edgeAt := running{name: "fairlead", addr: listen, pid: pid}
 		hosts := load{shape{false, "1k", false}, max(duration(b), swaps*slowSwap)}
 		hosts.hosts(b, w, edgeAt) // to warm up
 		for range rounds {

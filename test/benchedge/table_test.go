@@ -10,7 +10,7 @@ import (
 
 // row is a peer's figures in one shape.
 type row struct {
-	name string
+	name, handshake string
 	sample
 }
 
@@ -36,7 +36,11 @@ type table struct {
 
 func (t *table) add(s shape, rows []row) {
 	base := rows[0].rate
-	text := "### " + s.title() + "\n\n| | requests/s | × direct | p50 / p99, ms | CPU s for 100,000 | memory, MB |\n|---|---|---|---|---|---|\n"
+	more, line := "", ""
+	if s.tls {
+		more, line = " TLS |", "---|"
+	}
+	text := "### " + s.title() + "\n\n| | requests/s | × direct | p50 / p99, ms | CPU s for 100,000 | memory, MB |" + more + "\n|---|---|---|---|---|---|" + line + "\n"
 	for _, r := range rows {
 		cpu, memory, name := fmt.Sprintf("%.2f", r.cpu), fmt.Sprintf("%.0f", r.memory), r.name
 		if r.name == direct {
@@ -45,7 +49,11 @@ func (t *table) add(s shape, rows []row) {
 		if r.name == "fairlead" {
 			name = "**fairlead**"
 		}
-		text += fmt.Sprintf("| %s | %.0f | %.2f | %s / %s | %s | %s |\n", name, r.rate, r.rate/base, ms(r.p50), ms(r.p99), cpu, memory)
+		text += fmt.Sprintf("| %s | %.0f | %.2f | %s / %s | %s | %s |", name, r.rate, r.rate/base, ms(r.p50), ms(r.p99), cpu, memory)
+		if s.tls {
+			text += " " + r.handshake + " |"
+		}
+		text += "\n"
 	}
 	t.shapes = append(t.shapes, text)
 }
@@ -100,8 +108,9 @@ const head = `# The edge beside other proxies
 Written by ` + "`make bench-edge`" + ` (test/benchedge). Do not edit. Times drift with the machine; ratios hold better.
 
 wrk with two threads, on loopback, everything on one machine: client, proxy and backend share its cores. Medians of %d rounds of %v each, all
-peers in turns within a round, %d connections, one backend (a Go server with fixed bodies) for all. TLS is 1.3 with one ECDSA P-256
-certificate for all (fairlead: ` + "`tls: own`" + `), the backend's own for direct; no session is resumed. No request failed.
+peers in turns within a round, %d connections, one backend (a Go server with fixed bodies) for all. With TLS all serve the same
+ECDSA P-256 certificate (fairlead: ` + "`tls: own`" + `), for direct the backend does. wrk comes back with its last session, and the column TLS says
+whether a client that does may resume it, and which version it speaks. A proxy may then beat direct, whose TLS is Go's. No request failed.
 
 - **CPU** is that of all processes of the proxy, by /proc; of fairlead the edge's only, as no request meets the others.
 - **Memory** is resident, while the load is on; what several processes share counts once.

@@ -2,11 +2,14 @@ package benchedge
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,6 +70,31 @@ func wrk(b *testing.B, lasts time.Duration, args []string) result {
 		b.Fatalf("wrk %v: %v\n%s", args, err, out)
 	}
 	return got
+}
+
+// handshake says which version of TLS r speaks, and whether a client that comes again, as wrk's do, may resume its session, which costs
+// much less.
+func handshake(b *testing.B, w *world, r running) string {
+	b.Helper()
+	conf := w.clientTLS()
+	conf.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	var last tls.ConnectionState
+	for range 2 {
+		c, err := tls.Dial("tcp", r.addr, conf)
+		if err != nil {
+			b.Fatalf("%s: %v", r.name, err)
+		}
+		err = ask(c, "localhost") // a ticket comes with the answer
+		last = c.ConnectionState()
+		if err = errors.Join(err, c.Close()); err != nil {
+			b.Fatalf("%s: %v", r.name, err)
+		}
+	}
+	text := strings.TrimPrefix(tls.VersionName(last.Version), "TLS ")
+	if last.DidResume {
+		return text + ", resumed"
+	}
+	return text + ", anew"
 }
 
 // answers waits until r does, rightly.
