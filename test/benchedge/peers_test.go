@@ -2,9 +2,11 @@ package benchedge
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,7 +54,7 @@ func allPeers(b *testing.B) []peer {
 			plain[name] = ""
 		}
 	}
-	for name := range plain {
+	for _, name := range slices.Sorted(maps.Keys(plain)) {
 		all = append(all, peer{name, startGiven(plain[name], encrypted[name])})
 	}
 	return all
@@ -229,7 +231,7 @@ const caddyConf = `{
   admin off
   auto_https off
   persist_config off
-  servers { 
+  servers {
     protocols h1 h2
   }
   log {

@@ -27,6 +27,7 @@ type scale struct {
 	calm, swapping []sample  // rounds without swaps and with them
 	empty, full    float64   // MB without a table and with it
 	conns          int
+	lasts          time.Duration
 	held           float64 // MB with the connections
 }
 
@@ -86,6 +87,7 @@ func BenchmarkSwap(b *testing.B) {
 		}
 		edgeAt := running{name: "fairlead", addr: listen, pid: pid}
 		hosts := load{shape{false, "1k", false}, max(duration(b), swaps*slowSwap)}
+		s.lasts = hosts.lasts
 		hosts.hosts(b, w, edgeAt) // to warm up
 		for range rounds {
 			s.calm = append(s.calm, hosts.hosts(b, w, edgeAt))
@@ -145,7 +147,7 @@ func (s *scale) report(b *testing.B) {
 
 func (s *scale) page(w *world) string {
 	calm, swapping := medians(s.calm), medians(s.swapping)
-	text := fmt.Sprintf(scaleHead, services*environments, services, s.conns, float64(s.table)/1024, rounds, connections, machine(), 100*w.beside.share())
+	text := fmt.Sprintf(scaleHead, services*environments, services, s.conns, float64(s.table)/1024, rounds, s.lasts, connections, machine(), 100*w.beside.share())
 	text += fmt.Sprintf("| the first table put in force | %.1f ms |\n", s.first)
 	text += fmt.Sprintf("| a table put in force, nothing else to do | %.1f ms (median of %d; longest %.1f) |\n", median(s.idle), len(s.idle), slices.Max(s.idle))
 	text += fmt.Sprintf("| a table put in force under load | %.1f ms (median of %d; longest %.1f) |\n", median(s.busy), len(s.busy), slices.Max(s.busy))
@@ -160,7 +162,7 @@ const scaleHead = `## A large table
 
 %d routes of %d services, each with two releases, and %d idle keep-alive connections held. A swap sends the whole table (%.0f kB of JSON)
 through the edge's socket, moves every route to its other release, and ends when the table is in force and on disk. The load asks for
-all routes in turn; medians of %d rounds without swaps and with them, in turns, %d connections. No request failed, and the idle connections
+all routes in turn; medians of %d rounds of %v without swaps and with them, in turns, %d connections. No request failed, and the idle connections
 were still served at the end. Nothing paces the clients: what a swap takes from the cores they feel at once.
 
 Measured on %s. Other work took about %.0f %% of the machine.

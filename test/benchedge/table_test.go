@@ -117,7 +117,8 @@ whether a client that does may resume it, and which version it speaks. A proxy m
 - haproxy and nginx are Debian's, caddy is 2.11.9; "reverseproxy" is the standard library's, untuned but for the number of connections it
   keeps to the backend. All have as many threads as cores and no access log. fairlead counts each request in its histograms.
 
-Measured on %s. Other work ran beside it and took about %.0f %% of the machine.
+Measured on %s. Other work ran beside it and took about %.0f %% of the machine;
+the more it was, the less a single rate says, while the CPU column holds better.
 
 ## Requests
 `
