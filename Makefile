@@ -3,7 +3,7 @@ COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
 DATE    := $(shell git log -1 --format=%cI 2>/dev/null)
 GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build test cross lint bench bench-gates demo
+.PHONY: build test cross lint bench bench-gates bench-edge demo
 
 build: ## the binary, in bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)" -o bin/fairlead ./cmd/fairlead
@@ -26,6 +26,10 @@ bench: ## speed and memory beside peers, as ratios
 
 bench-gates: ## the table of docs/gates-table.md, by simulation from seeds: 10,000 rollouts a cell; ROLLOUTS=500 for a quick look
 	TABLE=$(CURDIR)/docs/gates-table.md go test ./test/benchgates -run '^$$' -bench . -benchtime 1x -timeout 2h
+
+bench-edge: ## the table of docs/edge-table.md: the edge beside other proxies; ONLY=keepalive-1k-plain,idle,swap PEERS=nginx DURATION=1s for a part of it,
+            ## PEER='name:command with {listen} and {backend}' and PEER_TLS (also {cert} and {key}) for one more proxy
+	TABLE=$(CURDIR)/docs/edge-table.md go test ./test/benchedge -run '^$$' -bench . -benchtime 1x -timeout 2h
 
 demo: build ## the main job, on this machine
 	bin/fairlead up examples/hello
