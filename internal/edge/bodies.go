@@ -4,7 +4,19 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 )
+
+// copyBuffers are what bodies are copied through; to make one for each answer costs as much as the rest of it.
+type copyBuffers struct{}
+
+var copyPool = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// Get implements [httputil.BufferPool].
+func (copyBuffers) Get() []byte { return copyPool.Get().(*[32 << 10]byte)[:] }
+
+// Put implements [httputil.BufferPool].
+func (copyBuffers) Put(b []byte) { copyPool.Put((*[32 << 10]byte)(b)) }
 
 // keptBody keeps a request's body open over several tries: the transport closes it even when it could not dial and so
 // read nothing of it. ReverseProxy closes the real one in the end.

@@ -80,7 +80,7 @@ func newProxy(st *Stats, log *slog.Logger) *proxy {
 	h2.SetUnencryptedHTTP2(true)
 	p.h2c = &http.Transport{DialContext: dial, Protocols: h2, IdleConnTimeout: 90 * time.Second, DisableCompression: true}
 	p.rp = &httputil.ReverseProxy{
-		Rewrite: rewrite, Transport: roundTripper{p}, FlushInterval: -1, ErrorHandler: p.failed, ModifyResponse: answered,
+		Rewrite: rewrite, Transport: roundTripper{p}, FlushInterval: -1, BufferPool: copyBuffers{}, ErrorHandler: p.failed, ModifyResponse: answered,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	return p
