@@ -112,6 +112,14 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	if p.leaving() && r.Header.Get("Upgrade") == "" {
 		w.Header().Set("Connection", "close")
 	}
+	if r.Method == http.MethodConnect || r.Method == "PRI" {
+		// We are nobody's tunnel, and what follows either of them is not HTTP/1.1: it must not be read as the next request.
+		if r.ProtoMajor == 1 || r.Method == "PRI" {
+			w.Header().Set("Connection", "close")
+		}
+		http.Error(w, "no such method here", http.StatusNotImplemented)
+		return
+	}
 	rt := p.current().find(listen, r.Host)
 	if rt == nil {
 		http.Error(w, "no service answers to this host here", http.StatusNotFound)
@@ -143,7 +151,11 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	}
 	in := r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex))
 	if in.Body != nil && in.Body != http.NoBody {
-		in.Body = clientBody{in.Body, ex}
+		body := &clientBody{ReadCloser: in.Body, ex: ex, trailer: in.Trailer}
+		in.Body = body
+		if r.ProtoMajor == 1 {
+			cw.body = body
+		}
 	}
 	p.rp.ServeHTTP(cw, in)
 }
@@ -429,28 +441,45 @@ func (keptBody) Close() error { return nil }
 // clientBody is a request's body as the client sends it.
 type clientBody struct {
 	io.ReadCloser
-	ex *exchange
+	ex      *exchange
+	trailer http.Header // filled when the body ends
+	ended   atomic.Bool // it was read to its end, and that was one
 }
 
 // Read notes when it is the client who breaks the request off.
-func (b clientBody) Read(p []byte) (int, error) {
+func (b *clientBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, http.ErrBodyReadAfterClose) {
+	switch {
+	case errors.Is(err, io.EOF):
+		for _, k := range framing {
+			delete(b.trailer, k) // net/http puts all trailers among those that were announced
+		}
+		b.ended.Store(true)
+	case err != nil && !errors.Is(err, http.ErrBodyReadAfterClose):
 		b.ex.cutOff.Store(true)
 	}
 	return n, err
 }
+
+// framing are the fields that may not stand in a trailer: an instance that joins it to the header would read the message anew.
+var framing = []string{"Content-Length", "Transfer-Encoding", "Host", "Trailer", "Connection"}
 
 // countingWriter sees what is answered.
 type countingWriter struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
+	body   *clientBody // of an HTTP/1 request that has one
 }
 
 func (w *countingWriter) WriteHeader(code int) {
 	if code >= 200 || code == http.StatusSwitchingProtocols {
 		w.status = code
+	}
+	if w.body != nil && code >= 200 && !w.body.ended.Load() {
+		// In full duplex net/http would keep the connection even where the body turns out to be broken, and read what is left
+		// of it as the next request.
+		w.Header().Set("Connection", "close")
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
