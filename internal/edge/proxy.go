@@ -120,6 +120,10 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no such method here", http.StatusNotImplemented)
 		return
 	}
+	if r.URL.User != nil {
+		http.Error(w, "a user in the request's target", http.StatusBadRequest) // RFC 9110, section 4.2.4: it is there to mislead
+		return
+	}
 	rt := p.current().find(listen, r.Host)
 	if rt == nil {
 		http.Error(w, "no service answers to this host here", http.StatusNotFound)
