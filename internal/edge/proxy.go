@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	mrand "math/rand/v2"
 	"net"
@@ -96,6 +95,11 @@ func rewrite(r *httputil.ProxyRequest) {
 	// proxy to say, and a signature over the query must hold.
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
 	r.Out.Trailer = r.In.Trailer // the same map and no copy: it is filled when the body ends
+	if strings.Contains(strings.ToLower(r.In.Header.Get("Upgrade")), "h2c") {
+		// RFC 9113 knows no such upgrade any more, and an instance that did would get a tunnel in which requests pass us unseen.
+		r.Out.Header.Del("Upgrade")
+		r.Out.Header.Del("Connection")
+	}
 	r.SetXForwarded()
 	if r.Out.Header.Get("Traceparent") == "" {
 		var id [24]byte
@@ -434,68 +438,3 @@ func twoChoices(ends []*endpoint, st *Stats) *endpoint {
 	}
 	return a
 }
-
-// keptBody keeps a request's body open over several tries: the transport closes it even when it could not dial and so
-// read nothing of it. ReverseProxy closes the real one in the end.
-type keptBody struct{ io.Reader }
-
-// Close does nothing.
-func (keptBody) Close() error { return nil }
-
-// clientBody is a request's body as the client sends it.
-type clientBody struct {
-	io.ReadCloser
-	ex      *exchange
-	trailer http.Header // filled when the body ends
-	ended   atomic.Bool // it was read to its end, and that was one
-}
-
-// Read notes when it is the client who breaks the request off.
-func (b *clientBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	switch {
-	case errors.Is(err, io.EOF):
-		for _, k := range framing {
-			delete(b.trailer, k) // net/http puts all trailers among those that were announced
-		}
-		b.ended.Store(true)
-	case err != nil && !errors.Is(err, http.ErrBodyReadAfterClose):
-		b.ex.cutOff.Store(true)
-	}
-	return n, err
-}
-
-// framing are the fields that may not stand in a trailer: an instance that joins it to the header would read the message anew.
-var framing = []string{"Content-Length", "Transfer-Encoding", "Host", "Trailer", "Connection"}
-
-// countingWriter sees what is answered.
-type countingWriter struct {
-	http.ResponseWriter
-	status int
-	bytes  int64
-	body   *clientBody // of an HTTP/1 request that has one
-}
-
-func (w *countingWriter) WriteHeader(code int) {
-	if code >= 200 || code == http.StatusSwitchingProtocols {
-		w.status = code
-	}
-	if w.body != nil && code >= 200 && !w.body.ended.Load() {
-		// In full duplex net/http would keep the connection even where the body turns out to be broken, and read what is left
-		// of it as the next request.
-		w.Header().Set("Connection", "close")
-	}
-	w.ResponseWriter.WriteHeader(code)
-}
-
-func (w *countingWriter) Write(p []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
-	n, err := w.ResponseWriter.Write(p)
-	w.bytes += int64(n)
-	return n, err
-}
-
-// Unwrap lets [http.ResponseController] flush and hijack.
-func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -90,7 +90,7 @@ var hosts = []attack{
 	{name: "host in the target", send: "GET http://b/c~ HTTP/1.1\r\nHost: b\r\n\r\n", reads: once, valid: true, host: "b"},
 	{name: "another host in the target", send: "GET http://b/c~ HTTP/1.1\r\nHost: a\r\n\r\n", reads: once, host: "b"},
 	{name: "host in the target only", send: "GET http://b/c~ HTTP/1.1\r\n\r\n", reads: once, host: "b"},
-	{name: "host and user in the target", send: "GET http://b@c/c~ HTTP/1.1\r\nHost: a\r\n\r\n", },
+	{name: "host and user in the target", send: "GET http://b@c/c~ HTTP/1.1\r\nHost: a\r\n\r\n"},
 	{name: "two slashes in the target", send: "GET //b/c~ HTTP/1.1\r\nHost: a\r\n\r\n", reads: []string{"GET //b/c~|"}},
 	{name: "another scheme in the target", send: "GET ftp://b/c~ HTTP/1.1\r\nHost: a\r\n\r\n", reads: once, host: "b"},
 }
