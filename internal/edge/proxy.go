@@ -124,8 +124,10 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no such method here", http.StatusNotImplemented)
 		return
 	}
-	if r.URL.User != nil {
-		http.Error(w, "a user in the request's target", http.StatusBadRequest) // RFC 9110, section 4.2.4: it is there to mislead
+	if r.URL.User != nil || strings.ContainsAny(r.Host, "/\\@?#") {
+		// A user before the host is there to mislead (RFC 9110, section 4.2.4); the rest only HTTP/2 can say, and it would reach the
+		// instance as another host than the one by which the route is found.
+		http.Error(w, "no host looks like this", http.StatusBadRequest)
 		return
 	}
 	rt := p.current().find(listen, r.Host)
