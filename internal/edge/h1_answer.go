@@ -58,7 +58,7 @@ func (a *reply) pass() error {
 }
 
 // head writes the head of the answer. What ends with the connection is sent in chunks: so the client knows that it was all.
-func (a *reply) head(f framing, bodiless, untold bool) {
+func (a *reply) head(f messageFrame, bodiless, untold bool) {
 	w, h := a.c.w, &a.up.head
 	w.WriteString("HTTP/1.1 ")
 	w.WriteString(h.second)
@@ -103,7 +103,7 @@ func line(w *bufio.Writer, name, value string) {
 }
 
 // changedFields writes the answer's headers as the route wants them.
-func (a *reply) changedFields(f framing) {
+func (a *reply) changedFields(f messageFrame) {
 	all := http.Header{}
 	for _, x := range a.up.head.fields {
 		if !f.hop(x.name) {
@@ -238,7 +238,7 @@ func (a *reply) chunks() error {
 		if !h.parse([]byte("a b c\r\n"+text+"\r\n\r\n")) || len(h.fields) != 1 {
 			return errGarbage
 		}
-		if f := (framing{}); !f.hop(h.fields[0].name) {
+		if f := (messageFrame{}); !f.hop(h.fields[0].name) {
 			line(a.c.w, h.fields[0].name, h.fields[0].value)
 		}
 	}

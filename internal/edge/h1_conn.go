@@ -36,7 +36,7 @@ type clientConn struct {
 	w      *bufio.Writer
 	buf    []byte // of the head
 	head   head
-	frame  framing
+	frame  messageFrame
 	path   string // of the target, as routes compare it
 	body   []byte // of the request: whole
 	out    []byte // what is sent to the instance

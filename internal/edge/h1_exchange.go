@@ -281,11 +281,10 @@ func (a *reply) write(b []byte) []byte {
 	b = append(b, " HTTP/1.1\r\n"...)
 	traced, host := false, ""
 	for _, x := range c.head.fields {
-		if c.frame.hop(x.name) || len(x.name) >= 9 && forwarded(x.name) {
-			continue
-		}
 		if len(x.name) == 4 && same(x.name, "host") {
-			host = x.value
+			host = x.value // which no Connection header can take away
+		} else if c.frame.hop(x.name) || len(x.name) >= 9 && forwarded(x.name) {
+			continue
 		}
 		traced = traced || len(x.name) == 11 && same(x.name, "traceparent") && x.value != ""
 		b = append(append(append(append(b, x.name...), ": "...), x.value...), "\r\n"...)

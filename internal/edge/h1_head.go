@@ -162,8 +162,8 @@ func length(s string) (int64, bool) {
 	return n, err == nil
 }
 
-// framing is what a head says of where its message ends and what becomes of the connection.
-type framing struct {
+// messageFrame is what a head says of where its message ends and what becomes of the connection.
+type messageFrame struct {
 	length  int64 // of the body; -1 where it is not said
 	chunked bool
 	close   bool     // the connection ends with the message
@@ -172,8 +172,8 @@ type framing struct {
 }
 
 // frame reads the framing headers of a message.
-func (h *head) frame() framing {
-	f := framing{length: -1}
+func (h *head) frame() messageFrame {
+	f := messageFrame{length: -1}
 	for _, x := range h.fields {
 		switch len(x.name) {
 		case 14:
@@ -198,7 +198,7 @@ func (h *head) frame() framing {
 }
 
 // connection reads a Connection header.
-func (f *framing) connection(list string) {
+func (f *messageFrame) connection(list string) {
 	for list != "" {
 		var name string
 		i := 0
@@ -220,7 +220,7 @@ func (f *framing) connection(list string) {
 
 // hop reports whether a header belongs to the connection and not to the message (RFC 9110, section 7.6.1). Content-Length is
 // among them: the edge writes its own.
-func (f *framing) hop(name string) bool {
+func (f *messageFrame) hop(name string) bool {
 	switch len(name) {
 	case 2:
 		return same(name, "te")

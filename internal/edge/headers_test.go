@@ -3,6 +3,7 @@
 package edge
 
 import (
+	"io"
 	"net/http"
 	"regexp"
 	"strings"
@@ -166,5 +167,46 @@ func TestSmuggling(t *testing.T) {
 		if n := strings.Count(head, "\r\nContent-Length:") + strings.Count(head, "\r\nTransfer-Encoding:"); n != 1 {
 			t.Errorf("%s: %d framings arrived: %q", c.name, n, head)
 		}
+	}
+}
+
+// Whatever follows a request that has no clear end, or that wants another protocol, is not read as the next request.
+func TestNothingIsReadBehindWhatIsNotHTTP(t *testing.T) {
+	paths := make(chan string, 10)
+	g := newRig(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/early" { // which is answered before its body is looked at
+			if _, err := io.Copy(io.Discard, r.Body); err != nil {
+				return
+			}
+		}
+		paths <- r.URL.Path
+	})
+	const chunks = " HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+	for _, request := range []string{"POST /read" + chunks + "5\r\nhelloX\r\n", "POST /early" + chunks + "5\r\nhelloX\r\n",
+		"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", "PRI * HTTP/2.0\r\nHost: a\r\n\r\n"} {
+		c := dialRaw(t, g.addr())
+		c.send(request + "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n")
+		answers, _ := io.ReadAll(c.r) // the end may be a reset: there was more to read
+		if n := strings.Count(string(answers), "HTTP/1.1 "); n != 1 {
+			t.Errorf("%q has %d answers: %q", request, n, answers)
+		}
+		for len(paths) > 0 {
+			if p := receive(t, paths); p != "/early" {
+				t.Errorf("%q: %s arrived", request, p)
+			}
+		}
+	}
+}
+
+func TestTrailersDoNotFrame(t *testing.T) {
+	ch := make(chan http.Header, 1)
+	g := newRig(t, func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		ch <- r.Trailer
+	})
+	c := dialRaw(t, g.addr())
+	c.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n0\r\nX: y\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\nHost: b\r\n\r\n")
+	if got := receive(t, ch); len(got) != 1 || got.Get("X") != "y" {
+		t.Errorf("%v", got)
 	}
 }

@@ -102,6 +102,11 @@ func rewrite(r *httputil.ProxyRequest) {
 	// proxy to say, and a signature over the query must hold.
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
 	r.Out.Trailer = r.In.Trailer // the same map and no copy: it is filled when the body ends
+	if strings.Contains(strings.ToLower(r.In.Header.Get("Upgrade")), "h2c") {
+		// RFC 9113 knows no such upgrade any more, and an instance that did would get a tunnel in which requests pass us unseen.
+		r.Out.Header.Del("Upgrade")
+		r.Out.Header.Del("Connection")
+	}
 	if ex, ok := r.In.Context().Value(exchangeKey{}).(*exchange); ok {
 		ex.route.tell(r)
 	}
@@ -128,6 +133,20 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	if p.leaving() && r.Header.Get("Upgrade") == "" {
 		w.Header().Set("Connection", "close")
 	}
+	if r.Method == http.MethodConnect || r.Method == "PRI" {
+		// We are nobody's tunnel, and what follows either of them is not HTTP/1.1: it must not be read as the next request.
+		if r.ProtoMajor == 1 || r.Method == "PRI" {
+			w.Header().Set("Connection", "close")
+		}
+		http.Error(w, "no such method here", http.StatusNotImplemented)
+		return
+	}
+	if r.URL.User != nil || strings.ContainsAny(r.Host, "/\\@?#") {
+		// A user before the host is there to mislead (RFC 9110, section 4.2.4); the rest only HTTP/2 can say, and it would reach the
+		// instance as another host than the one by which the route is found.
+		http.Error(w, "no host looks like this", http.StatusBadRequest)
+		return
+	}
 	rt := p.current().find(listen, r.Host, r.URL.Path)
 	if p.aside(listen, rt, w, r) {
 		return
@@ -151,7 +170,11 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	}
 	in := r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex))
 	if in.Body != nil && in.Body != http.NoBody {
-		in.Body = clientBody{in.Body, ex}
+		body := &clientBody{ReadCloser: in.Body, ex: ex, trailer: in.Trailer}
+		in.Body = body
+		if r.ProtoMajor == 1 {
+			cw.body = body
+		}
 	}
 	if rt.Guard != nil {
 		p.guarded(rt.Guard, ex, cw, in)

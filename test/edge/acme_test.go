@@ -33,7 +33,7 @@ const patience = time.Minute
 const host = "shop.fairlead.test"
 
 // ports reserves n free ports of loopback.
-func ports(t *testing.T, n int) []int {
+func ports(t testing.TB, n int) []int {
 	t.Helper()
 	var out []int
 	for range n {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // copyBuffers are what bodies are copied through; to make one for each answer costs as much as the rest of it.
@@ -28,28 +29,45 @@ func (keptBody) Close() error { return nil }
 // clientBody is a request's body as the client sends it.
 type clientBody struct {
 	io.ReadCloser
-	ex *exchange
+	ex      *exchange
+	trailer http.Header // filled when the body ends
+	ended   atomic.Bool // it was read to its end, and that was one
 }
 
 // Read notes when it is the client who breaks the request off.
-func (b clientBody) Read(p []byte) (int, error) {
+func (b *clientBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, http.ErrBodyReadAfterClose) {
+	switch {
+	case errors.Is(err, io.EOF):
+		for _, k := range framing {
+			delete(b.trailer, k) // net/http puts all trailers among those that were announced
+		}
+		b.ended.Store(true)
+	case err != nil && !errors.Is(err, http.ErrBodyReadAfterClose):
 		b.ex.cutOff.Store(true)
 	}
 	return n, err
 }
+
+// framing are the fields that may not stand in a trailer: an instance that joins it to the header would read the message anew.
+var framing = []string{"Content-Length", "Transfer-Encoding", "Host", "Trailer", "Connection"}
 
 // countingWriter sees what is answered.
 type countingWriter struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
+	body   *clientBody // of an HTTP/1 request that has one
 }
 
 func (w *countingWriter) WriteHeader(code int) {
 	if code >= 200 || code == http.StatusSwitchingProtocols {
 		w.status = code
+	}
+	if w.body != nil && code >= 200 && !w.body.ended.Load() {
+		// In full duplex net/http would keep the connection even where the body turns out to be broken, and read what is left
+		// of it as the next request.
+		w.Header().Set("Connection", "close")
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
