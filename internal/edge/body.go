@@ -58,6 +58,16 @@ type countingWriter struct {
 	status int
 	bytes  int64
 	body   *clientBody // of an HTTP/1 request that has one
+	ex     *exchange
+}
+
+// FlushError does not send the head of an answer ahead that has nothing else: over HTTP/2 the head must itself say that it is
+// the end, or a gRPC client, whose status stands in such a head, waits for trailers (gRPC over HTTP/2, "Responses").
+func (w *countingWriter) FlushError() error {
+	if w.ex.empty {
+		return nil
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
 func (w *countingWriter) WriteHeader(code int) {

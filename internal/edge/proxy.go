@@ -54,6 +54,7 @@ type exchange struct {
 	in      *http.Request // as it came, where the edge itself reads it and its route wants to see it
 	status  int
 	gotHead bool
+	empty   bool          // the answer has no body
 	waited  time.Duration // for an instance's answer to begin; 0 where that tells nothing
 	cutOff  atomic.Bool   // the client's own body broke off or is not HTTP
 
@@ -153,7 +154,7 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	}
 	start := time.Now()
 	ex := &exchange{route: rt, point: point(rt, r), preview: rt.Preview.previews(r)}
-	cw := &countingWriter{ResponseWriter: w}
+	cw := &countingWriter{ResponseWriter: w, ex: ex}
 	p.stats.arrive(rt.stats, start)
 	p.recall(rt).budget.tick(start, rt.stats)
 	defer func() {
@@ -299,7 +300,7 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 			res, err = p.send(ex, &out)
 		}
 		if err == nil {
-			ex.gotHead, ex.status = true, res.StatusCode
+			ex.gotHead, ex.status, ex.empty = true, res.StatusCode, res.ContentLength == 0
 			p.stats.answered(ex.route.stats, time.Now())
 			return res, nil
 		}

@@ -69,12 +69,10 @@ func TestAttackGRPC(t *testing.T) {
 	if err != nil || res.Status != grpc_health_v1.HealthCheckResponse_SERVING || len(trailer["counted"]) != 1 {
 		t.Fatalf("%v %v %v", res, trailer, err)
 	}
-	_, err = c.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{Service: "nobody"})
-	if status.Code(err) == codes.Internal && strings.Contains(err.Error(), "without sending trailers") {
-		// One in about twenty: an answer that is trailers only loses them on its way through the edge.
-		t.Logf("known: %v", err)
-	} else if status.Code(err) != codes.NotFound || !strings.Contains(err.Error(), "unknown service") {
-		t.Errorf("an error came as %v", err)
+	for range 100 { // a head that is not the end of the answer may come now and then
+		if _, err := c.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{Service: "nobody"}); status.Code(err) != codes.NotFound || !strings.Contains(err.Error(), "unknown service") {
+			t.Fatalf("an error came as %v", err)
+		}
 	}
 	watch, err := c.Watch(t.Context(), &grpc_health_v1.HealthCheckRequest{})
 	if err != nil {
