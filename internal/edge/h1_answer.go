@@ -43,7 +43,7 @@ func (a *reply) pass() error {
 	here := c.unwatch()
 	if err != nil {
 		a.broken, a.keep = true, false
-		a.gone = !here || errors.Is(err, errClient)
+		a.gone = a.gone || !here || errors.Is(err, errClient)
 		a.drop()
 		return err
 	}
@@ -144,7 +144,7 @@ func (a *reply) some(n int64) ([]byte, error) {
 		if err := a.c.w.Flush(); err != nil {
 			return nil, errors.Join(errClient, err)
 		}
-		if _, err := r.Peek(1); err != nil {
+		if err := a.more(); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
@@ -249,6 +249,12 @@ func (a *reply) crlf() (string, error) {
 	if a.up.r.Buffered() == 0 {
 		if err := a.c.w.Flush(); err != nil {
 			return "", errors.Join(errClient, err)
+		}
+		if err := a.more(); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return "", err
 		}
 	}
 	b, err := a.up.r.ReadSlice('\n')

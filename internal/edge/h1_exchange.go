@@ -211,23 +211,28 @@ func (a *reply) struck(res *http.Response) error {
 	return errStruck
 }
 
-// await waits for the head of the answer. When that takes a while it looks whether the client is still there.
+// await waits for the head of the answer.
 func (a *reply) await() error {
+	if err := a.more(); err != nil {
+		return err
+	}
+	return a.up.readHead()
+}
+
+// more waits until the instance says something. When that takes a while it looks whether the client is still there: one that
+// has gone must not keep an instance at work, or a stream of rare events open.
+func (a *reply) more() error {
 	c := a.c
 	if !c.watching {
 		a.up.SetReadDeadline(time.Now().Add(lookAfter))
 		_, err := a.up.r.Peek(1)
 		a.up.SetReadDeadline(time.Time{})
-		if err == nil {
-			return a.up.readHead()
-		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
 	}
 	gone := c.watch()
-	done := make(chan struct{})
-	ended := make(chan struct{})
+	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
 		select {
@@ -236,7 +241,7 @@ func (a *reply) await() error {
 		case <-done:
 		}
 	}()
-	err := a.up.readHead()
+	_, err := a.up.r.Peek(1)
 	close(done)
 	<-ended
 	if err != nil && c.left.Load() {

@@ -176,3 +176,32 @@ func TestStreamIsNoGap(t *testing.T) {
 		t.Errorf("the gap is %s after a request was answered at once", gap)
 	}
 }
+
+// Who leaves a stream on which nothing happens ends it: the instance hears of it, and it counts as the client's doing.
+func TestWhoLeavesAStreamEndsIt(t *testing.T) {
+	for _, begun := range []bool{false, true} {
+		left := make(chan string, 1)
+		g := newRig(t, func(w http.ResponseWriter, r *http.Request) {
+			if begun {
+				w.WriteHeader(http.StatusOK)
+				http.NewResponseController(w).Flush()
+			}
+			<-r.Context().Done()
+			left <- "the client"
+		})
+		c := dialRaw(t, g.addr())
+		c.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
+		if begun {
+			c.r.ReadString(0x0a)
+		}
+		for end := time.Now().Add(patience); g.counts(1, 1).Open == 0 && time.Now().Before(end); {
+		}
+		c.Close()
+		if got := receive(t, left); got != "the client" {
+			t.Errorf("begun %v: %s left", begun, got)
+		}
+		if got := g.settled(1); got.Aborted != 1 || got.Failed != 0 {
+			t.Errorf("begun %v: %+v", begun, got)
+		}
+	}
+}
