@@ -1,3 +1,5 @@
+//go:build unix
+
 package edge
 
 import (
@@ -50,7 +52,7 @@ func (a *reply) pass() error {
 	if f.close || up.r.Buffered() > 0 {
 		a.drop()
 	} else {
-		c.s.proxy.upstreams.put(ex.end.addr, up)
+		c.s.upstreams.put(ex.end.addr, up)
 		a.up = nil
 	}
 	a.keep = a.keep && here

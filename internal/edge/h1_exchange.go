@@ -1,3 +1,5 @@
+//go:build unix
+
 package edge
 
 import (
@@ -178,7 +180,7 @@ func (a *reply) try(ctx context.Context, fresh bool) error {
 		}
 	}
 	var err error
-	if a.up, err = c.s.proxy.upstreams.get(ex.end.addr, fresh); err != nil {
+	if a.up, err = c.s.upstreams.get(ex.end.addr, fresh); err != nil {
 		return err
 	}
 	c.out = a.write(c.out[:0])

@@ -40,8 +40,7 @@ type proxy struct {
 	rp      *httputil.ReverseProxy
 	h1, h2c http.RoundTripper
 
-	upstreams upstreams // of what the edge itself reads
-	memories  memories
+	memories memories
 }
 
 // exchange is one request on its way.

@@ -50,6 +50,7 @@ type Server struct {
 	unsaved   bool // last is not on disk
 	states    map[string]*endpointState
 	certs     *certs.Store
+	upstreams upstreams // of what the edge reads without net/http
 	listeners map[string]*net.TCPListener
 	accepting map[string]bool     // those of listeners that are served
 	given     map[string]*os.File // listeners of the generation before, not used yet
