@@ -286,7 +286,7 @@ func chunkSize(s string) (int64, bool) {
 		case c >= 'A' && c <= 'F':
 			c -= 'A' - 10
 		case c == ';' || c == ' ' || c == '\t':
-			return n, digits > 0 && plainText(s[digits:])
+			return n, digits > 0 && (c == ';' || trim(s[digits:]) == "") && plainText(s[digits:])
 		default:
 			return 0, false
 		}

@@ -60,7 +60,7 @@ func (noConn) SetReadDeadline(time.Time) error { return nil }
 
 // What an instance's chunks hold arrives, and what is no chunked body does not end well.
 func FuzzChunks(f *testing.F) {
-	for _, s := range []string{"0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n", "3;x=\"y\"\r\nabc\r\n0\r\nX-T: v\r\n\r\n", "ffffffffffffffff\r\n", "-1\r\n", "3\r\nabcd\r\n0\r\n\r\n", "3\nabc\n0\n\n", "0\r\nContent-Length: 5\r\n\r\n"} {
+	for _, s := range []string{"0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n", "3;x=\"y\"\r\nabc\r\n0\r\nX-T: v\r\n\r\n", "ffffffffffffffff\r\n", "-1\r\n", "3\r\nabcd\r\n0\r\n\r\n", "3\nabc\n0\n\n", "0\r\nContent-Length: 5\r\n\r\n", "0 0\r\n\r\n", "3 ; a\r\nabc\r\n0\r\n\r\n"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
