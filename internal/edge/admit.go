@@ -26,6 +26,7 @@ func (p *proxy) admit(g *Guard, rt *route, r *http.Request) *refusal {
 	return nil
 }
 
+// allowed reports whether an address is one of a list.
 func allowed(list []netip.Prefix, a netip.Addr) bool {
 	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
 }

@@ -1,6 +1,9 @@
 package edge
 
 import (
+	"errors"
+	"fmt"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,4 +66,37 @@ func (b *budget) spend(now time.Time, sl *slot) bool {
 	}
 	b.retried[last%budgetWindow]++
 	return true
+}
+
+// again decides what follows a try that failed with err: nil is another one, an error is what the client is told of. Only a
+// request that may be sent again is, where something of it was sent.
+func (p *proxy) again(ex *exchange, err error, may bool, deadline time.Time) error {
+	var de *dialError
+	switch {
+	case errors.As(err, &de):
+		ex.end.state.avoid(time.Now().Add(avoidFor))
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%w: %w", errNobody, err)
+		}
+	case may && ex.resent < retries && p.recall(ex.route).budget.spend(time.Now(), ex.route.stats):
+		ex.resent++
+	default:
+		return err
+	}
+	ex.spoiled(err)
+	ex.end.slot.retried.Add(1)
+	return nil
+}
+
+// repeatable reports whether sending r again cannot do its work twice.
+func repeatable(r *http.Request) bool {
+	return idempotent(r.Method) && (r.Body == nil || r.Body == http.NoBody) && r.Header.Get("Upgrade") == ""
+}
+
+func idempotent(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
 }

@@ -1,6 +1,8 @@
 package edge
 
 import (
+	"encoding/hex"
+	mrand "math/rand/v2"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
@@ -37,20 +39,11 @@ func peer(r *http.Request) netip.Addr {
 	return a.Addr().Unmap().WithZone("")
 }
 
-func (rt *route) trusts(a netip.Addr) bool {
-	for _, p := range rt.Trusted {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
-}
-
 // client is who asks: the peer, or what trusted proxies say of who stood before them. Their words are read from the last one
 // back, up to the first that is not trusted: what stands before it anybody may have written.
 func (rt *route) client(r *http.Request) netip.Addr {
 	at := peer(r)
-	if len(rt.Trusted) == 0 || !rt.trusts(at) {
+	if !allowed(rt.Trusted, at) {
 		return at
 	}
 	said := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
@@ -59,7 +52,7 @@ func (rt *route) client(r *http.Request) netip.Addr {
 		if err != nil {
 			return at
 		}
-		if at = a.Unmap(); !rt.trusts(at) {
+		if at = a.Unmap(); !allowed(rt.Trusted, at) {
 			return at
 		}
 	}
@@ -67,9 +60,9 @@ func (rt *route) client(r *http.Request) netip.Addr {
 }
 
 // tell sets what an instance learns of the client and of how the request came. What others say of that is dropped, unless they
-// are trusted.
+// are trusted. A trace that came in is continued, otherwise one is begun (W3C Trace Context, level 1).
 func (rt *route) tell(r *httputil.ProxyRequest) {
-	trusted := rt.trusts(peer(r.In))
+	trusted := allowed(rt.Trusted, peer(r.In))
 	if trusted {
 		r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"]
 	}
@@ -83,6 +76,21 @@ func (rt *route) tell(r *httputil.ProxyRequest) {
 	}
 	rt.strip(r)
 	rt.Headers.Request.apply(r.Out.Header)
+	if r.Out.Header.Get("Traceparent") == "" {
+		r.Out.Header.Set("Traceparent", traceparent())
+	}
+}
+
+// traceparent begins a trace. It need not be a secret, only unlikely to come twice.
+func traceparent() string {
+	var id [24]byte
+	for i := range 3 {
+		x := mrand.Uint64()
+		for j := range 8 {
+			id[8*i+j] = byte(x >> (8 * j))
+		}
+	}
+	return "00-" + hex.EncodeToString(id[:16]) + "-" + hex.EncodeToString(id[16:]) + "-00"
 }
 
 // strip takes off the path by which the route was found.

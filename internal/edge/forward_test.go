@@ -4,7 +4,6 @@ package edge
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -32,16 +31,7 @@ func (g *rig) at(path string, header http.Header) (int, string, http.Header) {
 	}
 	r.URL.Opaque, r.Header = path, header // as it stands there, dots and all
 	r.Host = "shop.example.com"
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(res.Body)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	return res.StatusCode, string(b), res.Header
+	return g.do(r)
 }
 
 func TestPaths(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"time"
 )
 
 // pass hands the answer on whose head was read.
@@ -22,8 +21,7 @@ func (a *reply) pass() error {
 		a.drop()
 		return a.refuse(errGarbage)
 	}
-	ex.gotHead, ex.status = true, a.status
-	c.s.proxy.stats.answered(ex.route.stats, time.Now())
+	c.s.proxy.begun(ex, a.status)
 	bodiless := c.head.first == http.MethodHead || a.status == http.StatusNoContent || a.status == http.StatusNotModified
 	untold := !bodiless && !f.chunked && f.length < 0 // it ends with the connection
 	a.keep = !c.frame.close && !c.s.leaving.Load()
@@ -138,21 +136,28 @@ func (a *reply) exactly(n int64) error {
 	return nil
 }
 
-// some returns up to n bytes of what the instance said, waiting for one; what waits to be sent goes out before that. The bytes
-// are taken, and stay until the next call.
-func (a *reply) some(n int64) ([]byte, error) {
-	r := a.up.r
-	if r.Buffered() == 0 {
-		if err := a.c.w.Flush(); err != nil {
-			return nil, errors.Join(errClient, err)
-		}
-		if err := a.more(); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return nil, err
-		}
+// refill waits until there is something of the instance's to read; what waits to be sent goes out before that. An end is one
+// that comes too early.
+func (a *reply) refill() error {
+	if a.up.r.Buffered() > 0 {
+		return nil
 	}
+	if err := a.c.w.Flush(); err != nil {
+		return errors.Join(errClient, err)
+	}
+	err := a.more()
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// some returns up to n bytes of what the instance said, waiting for one. The bytes are taken, and stay until the next call.
+func (a *reply) some(n int64) ([]byte, error) {
+	if err := a.refill(); err != nil {
+		return nil, err
+	}
+	r := a.up.r
 	b, err := r.Peek(int(min(int64(r.Buffered()), n)))
 	r.Discard(len(b))
 	return b, err
@@ -248,16 +253,8 @@ func (a *reply) chunks() error {
 
 // crlf reads a line that ends in CR LF.
 func (a *reply) crlf() (string, error) {
-	if a.up.r.Buffered() == 0 {
-		if err := a.c.w.Flush(); err != nil {
-			return "", errors.Join(errClient, err)
-		}
-		if err := a.more(); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return "", err
-		}
+	if err := a.refill(); err != nil {
+		return "", err
 	}
 	b, err := a.up.r.ReadSlice('\n')
 	switch {

@@ -32,7 +32,6 @@ type clientConn struct {
 	s      *Server
 	listen string
 	tls    *tls.ConnectionState // nil for plain HTTP
-	peer   netip.Addr
 	peerIP string
 	r      *bufio.Reader
 	w      *bufio.Writer
@@ -75,8 +74,7 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 		}
 	}
 	if a, err := netip.ParseAddrPort(nc.RemoteAddr().String()); err == nil {
-		c.peer = a.Addr().Unmap()
-		c.peerIP = c.peer.String()
+		c.peerIP = a.Addr().Unmap().String()
 	}
 	c.r = clientBuffers.Get().(*bufio.Reader)
 	c.r.Reset(nc)
@@ -130,12 +128,8 @@ func (c *clientConn) readHead(first bool) error {
 		// To set a deadline costs as much as to read: one that is a little later does as well.
 		if now := time.Now(); first || now.Sub(c.set) > idleTimeout/16 {
 			wait := idleTimeout + idleTimeout/16
-			if first {
-				wait = readHeaderTimeout
-			}
-			c.set = now
-			if first {
-				c.set = now.Add(-idleTimeout)
+			if c.set = now; first {
+				wait, c.set = readHeaderTimeout, time.Time{}
 			}
 			if err := c.SetReadDeadline(now.Add(wait)); err != nil {
 				return err
@@ -143,34 +137,21 @@ func (c *clientConn) readHead(first bool) error {
 		}
 	}
 	began := false
-	for scanned := 0; ; {
-		if _, err := c.r.Peek(1); err != nil {
-			return err
-		}
-		b, _ := c.r.Peek(c.r.Buffered())
-		start := max(scanned-3, 0)
-		if n := headEnd(b[start:]); n > 0 {
-			n += start
-			c.buf = append(c.buf, b[:n]...)
-			c.r.Discard(n)
-			return nil
-		}
-		if scanned == 0 && len(b) >= 3 && string(b[:3]) == "PRI" || len(b) >= clientBuffer || loneLF(b[start:]) {
+	var err error
+	c.buf, err = takeHead(c.r, c.buf, func(b []byte) error {
+		if loneLF(b) {
 			return errHandOver
 		}
-		if scanned = len(b); !began {
-			began, c.set = true, time.Time{}
-			if err := c.SetReadDeadline(time.Now().Add(readHeaderTimeout)); err != nil {
-				return err
-			}
+		if began {
+			return nil
 		}
-		if _, err := c.r.Peek(len(b) + 1); err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				return errHandOver // it says what is wrong
-			}
-			return err
-		}
+		began, c.set = true, time.Time{}
+		return c.SetReadDeadline(time.Now().Add(readHeaderTimeout))
+	})
+	if errors.Is(err, errHeadSize) || began && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+		return errHandOver // it says what is wrong
 	}
+	return err
 }
 
 // loneLF reports whether a line ends in a LF alone: its head may be over already for who reads it so.
@@ -195,22 +176,13 @@ func (c *clientConn) usual() bool {
 	}
 	hosts := 0
 	for _, x := range h.fields {
-		switch len(x.name) {
-		case 4:
-			if same(x.name, "host") {
-				hosts++
-				if !plainHost(x.value) {
-					return false
-				}
-			}
-		case 6:
-			if same(x.name, "expect") {
+		switch {
+		case same(x.name, "host"):
+			if hosts++; !plainHost(x.value) {
 				return false
 			}
-		case 7:
-			if same(x.name, "upgrade") || same(x.name, "trailer") {
-				return false
-			}
+		case same(x.name, "expect"), same(x.name, "upgrade"), same(x.name, "trailer"):
+			return false
 		}
 	}
 	c.frame = h.frame()

@@ -4,12 +4,10 @@ package edge
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	mrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -119,12 +117,11 @@ func (a *reply) run() error {
 	c, ex, p := a.c, a.ex, a.c.s.proxy
 	ctx := waiting{c}
 	deadline := time.Now().Add(p.hold)
-	fresh := false
-	for sent := 0; ; {
+	for {
 		if err := p.choose(ctx, ex, deadline); err != nil {
 			return a.refuse(err)
 		}
-		err := a.try(ctx, fresh)
+		err := a.try(ctx)
 		if err == nil {
 			return a.pass()
 		}
@@ -132,39 +129,20 @@ func (a *reply) run() error {
 		if errors.Is(err, errStruck) {
 			return nil
 		}
-		var de *dialError
-		switch {
-		case c.left.Load():
-			return a.refuse(err)
-		case errors.As(err, &de):
-			ex.end.state.avoid(time.Now().Add(avoidFor))
-			if time.Now().After(deadline) {
-				return a.refuse(fmt.Errorf("%w: %w", errNobody, err))
-			}
-		case a.repeatable() && sent < retries && p.recall(ex.route).budget.spend(time.Now(), ex.route.stats):
-			sent++
-			fresh = true // one that was kept may have been closed just now; a new one tells
-		default:
+		if c.left.Load() {
 			return a.refuse(err)
 		}
-		ex.spoiled(err)
-		ex.end.slot.retried.Add(1)
+		if err := p.again(ex, err, idempotent(c.head.first) && len(c.body) == 0, deadline); err != nil {
+			return a.refuse(err)
+		}
 	}
-}
-
-func (a *reply) repeatable() bool {
-	switch a.c.head.first {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
-		return len(a.c.body) == 0
-	}
-	return false
 }
 
 // errStruck says that a fault answered.
 var errStruck = errors.New("a fault answered")
 
 // try sends the request to the instance that was chosen and reads the head of its answer.
-func (a *reply) try(ctx context.Context, fresh bool) error {
+func (a *reply) try(ctx context.Context) error {
 	c, ex := a.c, a.ex
 	if ex.in != nil {
 		if ex.shadow == nil && !ex.preview && ex.route.Mirror > 0 {
@@ -180,7 +158,8 @@ func (a *reply) try(ctx context.Context, fresh bool) error {
 		}
 	}
 	var err error
-	if a.up, err = c.s.upstreams.get(ex.end.addr, fresh); err != nil {
+	// A connection that was kept may have been closed just now; when the request is sent again a new one tells.
+	if a.up, err = c.s.upstreams.get(ex.end.addr, ex.resent > 0); err != nil {
 		return err
 	}
 	c.out = a.write(c.out[:0])
@@ -205,8 +184,8 @@ func (a *reply) struck(res *http.Response) error {
 	if _, err := io.Copy(&w.body, res.Body); err != nil {
 		return err
 	}
-	a.ex.gotHead, a.ex.status, a.sent = true, res.StatusCode, int64(w.body.Len())
-	a.c.s.proxy.stats.answered(a.ex.route.stats, time.Now())
+	a.sent = int64(w.body.Len())
+	a.c.s.proxy.begun(a.ex, res.StatusCode)
 	a.c.unwatch()
 	keep, err := a.c.say(w)
 	a.keep, a.broken = keep, err != nil
@@ -288,12 +267,12 @@ func (a *reply) write(b []byte) []byte {
 	b = append(b, " HTTP/1.1\r\n"...)
 	traced, host := false, ""
 	for _, x := range c.head.fields {
-		if len(x.name) == 4 && same(x.name, "host") {
+		if same(x.name, "host") {
 			host = x.value // which no Connection header can take away
-		} else if c.frame.hop(x.name) || len(x.name) >= 9 && forwarded(x.name) {
+		} else if c.frame.hop(x.name) || forwarded(x.name) {
 			continue
 		}
-		traced = traced || len(x.name) == 11 && same(x.name, "traceparent") && x.value != ""
+		traced = traced || same(x.name, "traceparent") && x.value != ""
 		b = append(append(append(append(b, x.name...), ": "...), x.value...), "\r\n"...)
 	}
 	b = append(append(append(b, "X-Forwarded-For: "...), c.peerIP...), "\r\nX-Forwarded-Host: "...)
@@ -316,18 +295,6 @@ func forwarded(name string) bool {
 	return same(name, "forwarded") || same(name, "x-forwarded-for") || same(name, "x-forwarded-host") || same(name, "x-forwarded-proto")
 }
 
-// traceparent begins a trace (W3C Trace Context, level 1). It need not be a secret, only unlikely to come twice.
-func traceparent() string {
-	var id [24]byte
-	for i := range 3 {
-		x := mrand.Uint64()
-		for j := range 8 {
-			id[8*i+j] = byte(x >> (8 * j))
-		}
-	}
-	return "00-" + hex.EncodeToString(id[:16]) + "-" + hex.EncodeToString(id[16:]) + "-00"
-}
-
 // changed is the request as its route wants it.
 func (a *reply) changed() *http.Request {
 	in := a.ex.in
@@ -337,11 +304,7 @@ func (a *reply) changed() *http.Request {
 			delete(out.Header, name)
 		}
 	}
-	pr := &httputil.ProxyRequest{In: in, Out: out}
-	a.ex.route.tell(pr)
-	if out.Header.Get("Traceparent") == "" {
-		out.Header.Set("Traceparent", traceparent())
-	}
+	a.ex.route.tell(&httputil.ProxyRequest{In: in, Out: out})
 	return out
 }
 

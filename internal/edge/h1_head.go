@@ -3,8 +3,12 @@
 package edge
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
+	"slices"
 	"strconv"
+	"strings"
 	"unsafe"
 )
 
@@ -27,13 +31,7 @@ type head struct {
 // maxFields bounds the lines of a head.
 const maxFields = 100
 
-// headEnd returns the length of the head that b begins with, 0 where it is not all there.
-func headEnd(b []byte) int {
-	if i := bytes.Index(b, []byte("\r\n\r\n")); i >= 0 {
-		return i + 4
-	}
-	return 0
-}
+var headEnd = []byte("\r\n\r\n")
 
 // token marks the characters of names and methods (RFC 9110, section 5.6.2).
 var token = func() (t [256]bool) {
@@ -73,8 +71,8 @@ func (h *head) parse(raw []byte) bool {
 		return false
 	}
 	var three bool
-	h.first, line, three = cutSpace(line)
-	h.second, h.third, _ = cutSpace(line)
+	h.first, line, three = strings.Cut(line, " ")
+	h.second, h.third, _ = strings.Cut(line, " ")
 	if !three || h.second == "" || !plainText(h.second) || !plainText(h.third) {
 		return false
 	}
@@ -82,18 +80,12 @@ func (h *head) parse(raw []byte) bool {
 		if line, rest, ok = cutLine(rest); !ok || len(h.fields) == maxFields {
 			return false
 		}
-		i := 0
-		for i < len(line) && line[i] != ':' {
-			i++
-		}
-		if i == len(line) || !allToken(line[:i]) {
+		name, value, ok := strings.Cut(line, ":")
+		value = trim(value)
+		if !ok || !allToken(name) || !plainText(value) {
 			return false
 		}
-		value := trim(line[i+1:])
-		if !plainText(value) {
-			return false
-		}
-		h.fields = append(h.fields, field{line[:i], value})
+		h.fields = append(h.fields, field{name, value})
 	}
 	return true
 }
@@ -114,41 +106,11 @@ func cutLine(s string) (line, rest string, ok bool) {
 	return "", "", false
 }
 
-func cutSpace(s string) (before, after string, ok bool) {
-	for i := range len(s) {
-		if s[i] == ' ' {
-			return s[:i], s[i+1:], true
-		}
-	}
-	return s, "", false
-}
+// trim takes off what may stand around a value (RFC 9110, section 5.6.3).
+func trim(s string) string { return strings.Trim(s, " \t") }
 
-func trim(s string) string {
-	for s != "" && (s[0] == ' ' || s[0] == '\t') {
-		s = s[1:]
-	}
-	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
-		s = s[:len(s)-1]
-	}
-	return s
-}
-
-// same compares names, whose case does not count.
-func same(a, lower string) bool {
-	if len(a) != len(lower) {
-		return false
-	}
-	for i := range len(a) {
-		c := a[i]
-		if c >= 'A' && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		if c != lower[i] {
-			return false
-		}
-	}
-	return true
-}
+// same compares names, whose case does not count. Most differ in their length already.
+func same(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
 
 // length reads a Content-Length: digits and nothing else.
 func length(s string) (int64, bool) {
@@ -177,22 +139,16 @@ type messageFrame struct {
 func (h *head) frame() messageFrame {
 	f := messageFrame{length: -1}
 	for _, x := range h.fields {
-		switch len(x.name) {
-		case 14:
-			if same(x.name, "content-length") {
-				n, ok := length(x.value)
-				f.odd = f.odd || !ok || f.length >= 0
-				f.length = n
-			}
-		case 17:
-			if same(x.name, "transfer-encoding") {
-				f.odd = f.odd || f.chunked || !same(x.value, "chunked")
-				f.chunked = true
-			}
-		case 10:
-			if same(x.name, "connection") {
-				f.connection(x.value)
-			}
+		switch {
+		case same(x.name, "content-length"):
+			n, ok := length(x.value)
+			f.odd = f.odd || !ok || f.length >= 0
+			f.length = n
+		case same(x.name, "transfer-encoding"):
+			f.odd = f.odd || f.chunked || !same(x.value, "chunked")
+			f.chunked = true
+		case same(x.name, "connection"):
+			f.connection(x.value)
 		}
 	}
 	f.odd = f.odd || f.chunked && f.length >= 0
@@ -201,14 +157,8 @@ func (h *head) frame() messageFrame {
 
 // connection reads a Connection header.
 func (f *messageFrame) connection(list string) {
-	for list != "" {
-		var name string
-		i := 0
-		for i < len(list) && list[i] != ',' {
-			i++
-		}
-		name, list = trim(list[:i]), list[min(i+1, len(list)):]
-		switch {
+	for name := range strings.SplitSeq(list, ",") {
+		switch name = trim(name); {
 		case same(name, "close"):
 			f.close = true
 		case same(name, "keep-alive"), name == "":
@@ -220,61 +170,40 @@ func (f *messageFrame) connection(list string) {
 	}
 }
 
-// hop reports whether a header belongs to the connection and not to the message (RFC 9110, section 7.6.1). Content-Length is
-// among them: the edge writes its own.
+// hops are headers that belong to the connection and not to the message (RFC 9110, section 7.6.1). Content-Length is among
+// them: the edge writes its own.
+var hops = []string{"te", "trailer", "upgrade", "connection", "keep-alive", "content-length", "proxy-connection", "transfer-encoding", "proxy-authenticate", "proxy-authorization"}
+
+// hop reports whether a header is one of [hops], or was named by Connection.
 func (f *messageFrame) hop(name string) bool {
-	switch len(name) {
-	case 2:
-		return same(name, "te")
-	case 7:
-		if same(name, "trailer") || same(name, "upgrade") {
-			return true
-		}
-	case 10:
-		if same(name, "connection") || same(name, "keep-alive") {
-			return true
-		}
-	case 14:
-		if same(name, "content-length") {
-			return true
-		}
-	case 16:
-		if same(name, "proxy-connection") {
-			return true
-		}
-	case 17:
-		if same(name, "transfer-encoding") {
-			return true
-		}
-	case 18:
-		if same(name, "proxy-authenticate") {
-			return true
-		}
-	case 19:
-		if same(name, "proxy-authorization") {
-			return true
-		}
-	}
-	for _, d := range f.drop {
-		if len(d) == len(name) && sameFold(d, name) {
-			return true
-		}
-	}
-	return false
+	is := func(h string) bool { return same(h, name) }
+	return slices.ContainsFunc(hops, is) || slices.ContainsFunc(f.drop, is)
 }
 
-func sameFold(a, b string) bool {
-	for i := range len(a) {
-		x, y := a[i], b[i]
-		if x >= 'A' && x <= 'Z' {
-			x += 'a' - 'A'
+// errHeadSize says that a head does not fit in the buffer that it is read through.
+var errHeadSize = errors.New("the head is too long")
+
+// takeHead reads a head through r into buf, which it returns. partial sees what is there while that is not all of it: the part
+// that it did not see before, and the three bytes before that. What is not a whole head stays in r.
+func takeHead(r *bufio.Reader, buf []byte, partial func(b []byte) error) ([]byte, error) {
+	for scanned := 0; ; {
+		if _, err := r.Peek(scanned + 1); err != nil {
+			return buf, err
 		}
-		if y >= 'A' && y <= 'Z' {
-			y += 'a' - 'A'
+		b, _ := r.Peek(r.Buffered())
+		from := max(scanned-3, 0)
+		if i := bytes.Index(b[from:], headEnd); i >= 0 {
+			n := from + i + len(headEnd)
+			buf = append(buf, b[:n]...)
+			r.Discard(n)
+			return buf, nil
 		}
-		if x != y {
-			return false
+		if len(b) >= r.Size() {
+			return buf, errHeadSize
 		}
+		if err := partial(b[from:]); err != nil {
+			return buf, err
+		}
+		scanned = len(b)
 	}
-	return true
 }

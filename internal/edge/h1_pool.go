@@ -4,6 +4,7 @@ package edge
 
 import (
 	"bufio"
+	"errors"
 	"net"
 	"sync"
 	"syscall"
@@ -22,7 +23,6 @@ type upstream struct {
 	raw  syscall.RawConn
 	r    *bufio.Reader
 	used time.Time
-	old  bool // it has served before
 	head head
 	buf  []byte // of the head
 }
@@ -48,7 +48,6 @@ func (u *upstreams) get(addr string, fresh bool) (*upstream, error) {
 		u.idle[addr] = list[:len(list)-1]
 		u.mu.Unlock()
 		if time.Since(c.used) < upstreamIdle && c.quiet() {
-			c.old = true
 			return c, nil
 		}
 		c.Close()
@@ -118,22 +117,10 @@ func (c *upstream) quiet() bool {
 
 // readHead reads the head of an answer.
 func (c *upstream) readHead() error {
-	c.buf = c.buf[:0]
-	for scanned := 0; scanned < upstreamBuffer; {
-		if _, err := c.r.Peek(scanned + 1); err != nil {
-			return err
-		}
-		b, _ := c.r.Peek(c.r.Buffered())
-		start := max(scanned-3, 0)
-		if n := headEnd(b[start:]); n > 0 {
-			c.buf = append(c.buf, b[:start+n]...)
-			c.r.Discard(start + n)
-			if !c.head.parse(c.buf) {
-				return errGarbage
-			}
-			return nil
-		}
-		scanned = len(b)
+	var err error
+	c.buf, err = takeHead(c.r, c.buf[:0], func([]byte) error { return nil })
+	if errors.Is(err, errHeadSize) || err == nil && !c.head.parse(c.buf) {
+		return errGarbage
 	}
-	return errGarbage
+	return err
 }

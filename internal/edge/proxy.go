@@ -2,10 +2,7 @@ package edge
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
-	"fmt"
 	"log/slog"
 	mrand "math/rand/v2"
 	"net"
@@ -54,6 +51,7 @@ type exchange struct {
 	status  int
 	gotHead bool
 	empty   bool          // the answer has no body
+	resent  int           // how often it was sent again after something of it had been
 	waited  time.Duration // for an instance's answer to begin; 0 where that tells nothing
 	cutOff  atomic.Bool   // the client's own body broke off or is not HTTP
 
@@ -92,8 +90,7 @@ type dialError struct{ err error }
 func (e *dialError) Error() string { return e.err.Error() }
 func (e *dialError) Unwrap() error { return e.err }
 
-// rewrite sets what an instance learns of the client. Forwarding headers that came in are not trusted; a trace that came
-// in is continued, otherwise one is begun (W3C Trace Context, level 1).
+// rewrite sets what an instance learns of the client; see [route.tell].
 func rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.Scheme = "http"
 	r.Out.URL.Host = r.In.Host // replaced per try; kept non-empty for net/http
@@ -109,11 +106,6 @@ func rewrite(r *httputil.ProxyRequest) {
 	}
 	if ex, ok := r.In.Context().Value(exchangeKey{}).(*exchange); ok {
 		ex.route.tell(r)
-	}
-	if r.Out.Header.Get("Traceparent") == "" {
-		var id [24]byte
-		rand.Read(id[:])
-		r.Out.Header.Set("Traceparent", "00-"+hex.EncodeToString(id[:16])+"-"+hex.EncodeToString(id[16:])+"-00")
 	}
 	if _, ok := r.In.Header["User-Agent"]; !ok {
 		r.Out.Header.Set("User-Agent", "")
@@ -283,7 +275,7 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Body = keptBody{r.Body}
 	}
 	deadline := time.Now().Add(p.hold)
-	for sent := 0; ; {
+	for {
 		if err := p.choose(r.Context(), ex, deadline); err != nil {
 			return nil, err
 		}
@@ -299,36 +291,23 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 			res, err = p.send(ex, &out)
 		}
 		if err == nil {
-			ex.gotHead, ex.status, ex.empty = true, res.StatusCode, res.ContentLength == 0
-			p.stats.answered(ex.route.stats, time.Now())
+			ex.empty = res.ContentLength == 0
+			p.begun(ex, res.StatusCode)
 			return res, nil
 		}
-		var de *dialError
-		switch {
-		case r.Context().Err() != nil:
-			return nil, err
-		case errors.As(err, &de):
-			ex.end.state.avoid(time.Now().Add(avoidFor))
-			if time.Now().After(deadline) {
-				return nil, fmt.Errorf("%w: %w", errNobody, err)
-			}
-		case repeatable(r) && sent < retries && p.recall(ex.route).budget.spend(time.Now(), ex.route.stats):
-			sent++
-		default:
+		if r.Context().Err() != nil {
 			return nil, err
 		}
-		ex.spoiled(err)
-		ex.end.slot.retried.Add(1)
+		if err := p.again(ex, err, repeatable(r), deadline); err != nil {
+			return nil, err
+		}
 	}
 }
 
-// repeatable reports whether sending r again cannot do its work twice.
-func repeatable(r *http.Request) bool {
-	switch r.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
-		return (r.Body == nil || r.Body == http.NoBody) && r.Header.Get("Upgrade") == ""
-	}
-	return false
+// begun notes that an instance has begun to answer.
+func (p *proxy) begun(ex *exchange, status int) {
+	ex.gotHead, ex.status = true, status
+	p.stats.answered(ex.route.stats, time.Now())
 }
 
 func (p *proxy) transport(r *http.Request) http.RoundTripper {
@@ -357,11 +336,7 @@ func (p *proxy) choose(ctx context.Context, ex *exchange, deadline time.Time) er
 		}
 		ex.route = rt
 		if end := rt.pick(p.stats, ex); end != nil {
-			p.stats.begin(end.slot)
-			if p.current() != table {
-				// Whoever took the instance out of the table waits until nothing is under way on it, and may have looked
-				// before we counted ourselves.
-				p.stats.end(end.slot)
+			if !p.enter(table, end) {
 				continue
 			}
 			ex.end = end
@@ -381,6 +356,17 @@ func (p *proxy) choose(ctx context.Context, ex *exchange, deadline time.Time) er
 			return ctx.Err()
 		}
 	}
+}
+
+// enter counts a request in at an instance of a table, and reports whether that table is in force: whoever took the instance
+// out of it waits until nothing is under way there, and may have looked before the request was counted.
+func (p *proxy) enter(table *routes, end *endpoint) bool {
+	p.stats.begin(end.slot)
+	if p.current() == table {
+		return true
+	}
+	p.stats.end(end.slot)
+	return false
 }
 
 // only reports whether e is the only endpoint of the route.

@@ -51,9 +51,7 @@ func (p *proxy) cast(key string, r *http.Request) *shadow {
 		return nil
 	}
 	end := twoChoices(b.endpoints, p.stats)
-	p.stats.begin(end.slot)
-	if p.current() != table { // as in choose: the instance may be drained already
-		p.stats.end(end.slot)
+	if !p.enter(table, end) {
 		<-p.shadows
 		return nil
 	}

@@ -27,6 +27,13 @@ func (g *rig) ask(method, host string, header http.Header) (int, string) {
 		g.t.Fatal(err)
 	}
 	r.Host, r.Header = host, header
+	code, body, _ := g.do(r)
+	return code, body
+}
+
+// do sends a request and returns the answer's status, body and header.
+func (g *rig) do(r *http.Request) (int, string, http.Header) {
+	g.t.Helper()
 	res, err := http.DefaultClient.Do(r)
 	if err != nil {
 		g.t.Fatal(err)
@@ -36,7 +43,7 @@ func (g *rig) ask(method, host string, header http.Header) (int, string) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	return res.StatusCode, string(b)
+	return res.StatusCode, string(b), res.Header
 }
 
 func TestPreviewShowsTheNewestRelease(t *testing.T) {

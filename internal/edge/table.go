@@ -240,8 +240,12 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 				for _, p := range pathsOf(r) {
 					c.byListen[addr][h] = append(c.byListen[addr][h], below{p, cr})
 				}
-				slices.SortFunc(c.byListen[addr][h], func(a, b below) int { return len(b.path) - len(a.path) })
 			}
+		}
+	}
+	for _, hosts := range c.byListen {
+		for _, all := range hosts {
+			slices.SortFunc(all, func(a, b below) int { return len(b.path) - len(a.path) })
 		}
 	}
 	forget(states, t, last)
