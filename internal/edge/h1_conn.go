@@ -86,7 +86,7 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 			b, _ := c.r.Peek(n)
 			rest = append(rest, b...)
 		}
-		others.give(&handedConn{Conn: nc, s: s, tls: c.tls, rest: rest})
+		others.give(&handedConn{Conn: nc, s: s, tls: c.tls, rest: rest, unclear: unclear(c.buf)})
 	} else {
 		nc.Close()
 		s.conns.Add(-1)
@@ -138,30 +138,34 @@ func (c *clientConn) readHead(first bool) error {
 	}
 	began := false
 	var err error
-	c.buf, err = takeHead(c.r, c.buf, func(b []byte) error {
-		if loneLF(b) {
-			return errHandOver
-		}
+	c.buf, err = takeHead(c.r, c.buf, func() error {
 		if began {
 			return nil
 		}
 		began, c.set = true, time.Time{}
 		return c.SetReadDeadline(time.Now().Add(readHeaderTimeout))
 	})
-	if errors.Is(err, errHeadSize) || began && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
-		return errHandOver // it says what is wrong
+	switch {
+	case errors.Is(err, errHeadSize):
+		return c.longHead()
+	case began && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
+		return errHandOver // net/http says what is wrong
 	}
 	return err
 }
 
-// loneLF reports whether a line ends in a LF alone: its head may be over already for who reads it so.
-func loneLF(b []byte) bool {
-	for i, c := range b {
-		if c == '\n' && (i == 0 || b[i-1] != '\r') && i > 0 {
-			return true
+// longHead goes on with a head that is too long for this path, so that it can be judged as a whole before it is handed over.
+func (c *clientConn) longHead() error {
+	for from := 0; endOf(c.buf[from:]) == 0 && len(c.buf) <= maxHeader+clientBuffer; { // net/http refuses what is longer
+		if _, err := c.r.Peek(1); err != nil {
+			break // net/http says what is wrong
 		}
+		b, _ := c.r.Peek(c.r.Buffered())
+		from = max(len(c.buf)-3, 0)
+		c.buf = append(c.buf, b...)
+		c.r.Discard(len(b))
 	}
-	return false
+	return errHandOver
 }
 
 // usual parses the head in c.buf and reads a small body. It reports false for what net/http shall see to.
@@ -311,6 +315,26 @@ type handedConn struct {
 	tls    *tls.ConnectionState
 	rest   []byte
 	closed atomic.Bool
+
+	unclear bool // what the edge itself read of it; see [unclear]
+	later   bool // its first request was served
+}
+
+// refuses answers a request that net/http read from the connection, where two servers might read it differently. Only of the
+// first one the edge saw the head as it came. What follows it and might be unclear is the last one: nothing behind it is taken
+// for a request, as RFC 9112, section 6.1, wants it.
+func (c *handedConn) refuses(w http.ResponseWriter, r *http.Request) bool {
+	if r.ProtoMajor != 1 {
+		return false
+	}
+	if c.unclear || c.later && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0) {
+		w.Header().Set("Connection", "close")
+	}
+	c.later = true
+	if c.unclear {
+		http.Error(w, "a request with both Content-Length and Transfer-Encoding, or of HTTP/1.0 with the latter, is not taken", http.StatusBadRequest)
+	}
+	return c.unclear
 }
 
 func (c *handedConn) Read(p []byte) (int, error) {

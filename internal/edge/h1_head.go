@@ -31,8 +31,6 @@ type head struct {
 // maxFields bounds the lines of a head.
 const maxFields = 100
 
-var headEnd = []byte("\r\n\r\n")
-
 // token marks the characters of names and methods (RFC 9110, section 5.6.2).
 var token = func() (t [256]bool) {
 	for _, c := range "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" {
@@ -183,17 +181,55 @@ func (f *messageFrame) hop(name string) bool {
 // errHeadSize says that a head does not fit in the buffer that it is read through.
 var errHeadSize = errors.New("the head is too long")
 
-// takeHead reads a head through r into buf, which it returns. partial sees what is there while that is not all of it: the part
-// that it did not see before, and the three bytes before that. What is not a whole head stays in r.
-func takeHead(r *bufio.Reader, buf []byte, partial func(b []byte) error) ([]byte, error) {
+// endOf returns where a head ends for who takes a lone LF for the end of a line, as net/http does; 0 while it is not there.
+func endOf(b []byte) int {
+	for i := 0; ; {
+		n := bytes.IndexByte(b[i:], '\n')
+		if n < 0 {
+			return 0
+		}
+		switch i += n + 1; {
+		case bytes.HasPrefix(b[i:], lf):
+			return i + len(lf)
+		case bytes.HasPrefix(b[i:], crlf):
+			return i + len(crlf)
+		}
+	}
+}
+
+var lf, crlf = []byte("\n"), []byte("\r\n")
+
+// unclear reports whether a head says in two ways where its message ends: by a length and by chunks, or by chunks in HTTP/1.0,
+// which knows none. net/http takes one and forgets the other before a handler could see it; whoever stands before the edge may
+// take the other one. It goes by lines as net/http reads them, in case one looks folded to somebody.
+func unclear(head []byte) bool {
+	var sized, chunked, old bool
+	first := true
+	for line := range bytes.Lines(head) {
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 {
+			break
+		}
+		name, _, _ := bytes.Cut(line, []byte(":"))
+		sized = sized || bytes.EqualFold(name, []byte("content-length"))
+		chunked = chunked || bytes.EqualFold(name, []byte("transfer-encoding"))
+		old = old || first && bytes.HasSuffix(line, []byte(" HTTP/1.0"))
+		first = false
+	}
+	return chunked && (sized || old)
+}
+
+// takeHead reads a head through r into buf, which it returns. partial is called whenever a part of it is there, and not all.
+// What is not a whole head stays in r.
+func takeHead(r *bufio.Reader, buf []byte, partial func() error) ([]byte, error) {
 	for scanned := 0; ; {
 		if _, err := r.Peek(scanned + 1); err != nil {
 			return buf, err
 		}
 		b, _ := r.Peek(r.Buffered())
 		from := max(scanned-3, 0)
-		if i := bytes.Index(b[from:], headEnd); i >= 0 {
-			n := from + i + len(headEnd)
+		if n := endOf(b[from:]); n > 0 {
+			n += from
 			buf = append(buf, b[:n]...)
 			r.Discard(n)
 			return buf, nil
@@ -201,7 +237,7 @@ func takeHead(r *bufio.Reader, buf []byte, partial func(b []byte) error) ([]byte
 		if len(b) >= r.Size() {
 			return buf, errHeadSize
 		}
-		if err := partial(b[from:]); err != nil {
+		if err := partial(); err != nil {
 			return buf, err
 		}
 		scanned = len(b)

@@ -118,7 +118,7 @@ func (c *upstream) quiet() bool {
 // readHead reads the head of an answer.
 func (c *upstream) readHead() error {
 	var err error
-	c.buf, err = takeHead(c.r, c.buf[:0], func([]byte) error { return nil })
+	c.buf, err = takeHead(c.r, c.buf[:0], func() error { return nil })
 	if errors.Is(err, errHeadSize) || err == nil && !c.head.parse(c.buf) {
 		return errGarbage
 	}

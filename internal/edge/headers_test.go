@@ -129,8 +129,13 @@ func TestSmuggling(t *testing.T) {
 		refused       bool
 		want, not     string // in the head that arrives
 	}{
-		{"CL and TE", post + "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX", false, "Transfer-Encoding: chunked\r\n", "Content-Length"},
-		{"TE and CL", post + "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", false, "Transfer-Encoding: chunked\r\n", "Content-Length"},
+		{"CL and TE", post + "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX", true, "", ""},
+		{"TE and CL", post + "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", true, "", ""},
+		{"CL and TE by LF", "POST / HTTP/1.1\nHost: a\nContent-Length: 6\nTransfer-Encoding: chunked\n\n0\r\n\r\nX", true, "", ""},
+		{"CL and TE far apart", post + "Content-Length: 6\r\nX-A: " + strings.Repeat("a", 9000) + "\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX", true, "", ""},
+		{"TE of HTTP/1.0", "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", true, "", ""},
+		{"TE alone", post + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", false, "Transfer-Encoding: chunked\r\n", "Content-Length"},
+		{"CL as a value", post + "X-A: Content-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", false, "Transfer-Encoding: chunked\r\n", "\r\nContent-Length"},
 		{"two lengths", post + "Content-Length: 1\r\nContent-Length: 2\r\n\r\nxy", true, "", ""},
 		{"the same length twice", post + "Content-Length: 2\r\nContent-Length: 2\r\n\r\nxy", false, "Content-Length: 2\r\n", "Transfer-Encoding"},
 		{"a list of lengths", post + "Content-Length: 2, 2\r\n\r\nxy", true, "", ""},

@@ -329,8 +329,11 @@ func (s *Server) httpServer(addr string) *http.Server {
 func (s *Server) serve(addr string, w http.ResponseWriter, r *http.Request) {
 	s.serving.Add(1)
 	defer s.serving.Add(-1)
-	if c, ok := r.Context().Value(connKey{}).(*handedConn); ok && r.TLS == nil {
+	if c, ok := r.Context().Value(connKey{}).(*handedConn); ok {
 		r.TLS = c.tls // what net/http cannot see: the connection was begun elsewhere
+		if c.refuses(w, r) {
+			return
+		}
 	}
 	if r.TLS == nil && s.certs.Challenge(w, r) {
 		return
