@@ -10,17 +10,25 @@ import (
 	"time"
 )
 
+// asked is what limits go by, however the request was read.
+type asked struct {
+	client netip.Addr
+	header interface{ Get(name string) string }
+	length int64 // of its body; -1 where it does not say
+}
+
 // admit asks what can be said of a request before anything is done for it; what costs least comes first.
-func (p *proxy) admit(g *Guard, rt *route, r *http.Request) *refusal {
-	if len(g.Allow) > 0 && !allowed(g.Allow, rt.client(r)) {
+func (p *proxy) admit(ex *exchange, a asked) *refusal {
+	g := ex.route.Guard
+	if len(g.Allow) > 0 && !allowed(g.Allow, a.client) {
 		return &refusal{status: http.StatusForbidden, text: "this service does not answer to your address (route.allow)"}
 	}
 	if len(g.Rates) > 0 {
-		if f := p.recall(rt).rates.admit(r, rt.client(r), time.Now()); f != nil {
+		if f := p.recall(ex.route).rates.admit(a, time.Now()); f != nil {
 			return f
 		}
 	}
-	if g.Body > 0 && r.ContentLength > g.Body {
+	if g.Body > 0 && a.length > g.Body {
 		return tooBig(g.Body)
 	}
 	return nil

@@ -13,7 +13,9 @@ import (
 	"testing/iotest"
 )
 
-func TestAllow(t *testing.T) {
+func TestAllow(t *testing.T) { onBothPaths(t, testAllow) }
+
+func testAllow(t *testing.T, client clients) {
 	g := startEdge(t, newDirs(t))
 	addr := serveOn(t, says("hello"))
 	for list, want := range map[string]int{"10.0.0.0/8 127.0.0.1/32": 200, "10.0.0.0/8 ::/0": http.StatusForbidden} {
@@ -40,7 +42,9 @@ func TestAllow(t *testing.T) {
 // unsized hides a body's length, so that it is sent in chunks.
 type unsized struct{ io.Reader }
 
-func TestBodyLimit(t *testing.T) {
+func TestBodyLimit(t *testing.T) { onBothPaths(t, testBodyLimit) }
+
+func testBodyLimit(t *testing.T, client clients) {
 	broken := make(chan error, 10)
 	g := startEdge(t, newDirs(t))
 	table := guardedRoute(Guard{Body: 1000}, serveOn(t, func(w http.ResponseWriter, r *http.Request) {

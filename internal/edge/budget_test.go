@@ -59,7 +59,9 @@ func TestBudget(t *testing.T) {
 }
 
 // An outage is not made worse: requests that are sent and fail get three times the load only until the budget is spent.
-func TestOutageIsNotDoubled(t *testing.T) {
+func TestOutageIsNotDoubled(t *testing.T) { onBothPaths(t, testOutageIsNotDoubled) }
+
+func testOutageIsNotDoubled(t *testing.T, client clients) {
 	var n atomic.Int64
 	g := startEdge(t, newDirs(t))
 	g.set(oneRoute(dying(t, &n)))

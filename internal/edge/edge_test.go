@@ -30,14 +30,14 @@ const patience = 10 * time.Second
 
 // rig is an edge with a folder of its own.
 type rig struct {
-	t    *testing.T
+	t    testing.TB
 	dirs home.Dirs
 	s    *Server
 	lock *os.File
 }
 
 // newDirs makes a machine's folders with paths short enough for sockets.
-func newDirs(t *testing.T) home.Dirs {
+func newDirs(t testing.TB) home.Dirs {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ed")
 	if err != nil {
@@ -54,7 +54,7 @@ func newDirs(t *testing.T) home.Dirs {
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // startEdge starts an edge in d and ends it with the test.
-func startEdge(t *testing.T, d home.Dirs) *rig {
+func startEdge(t testing.TB, d home.Dirs) *rig {
 	t.Helper()
 	lock, err := keeper.Hold(d, home.Edge)
 	if err != nil {
@@ -157,7 +157,7 @@ func (g *rig) settled(n uint64) Counts {
 }
 
 // eventually waits until ok.
-func eventually(t *testing.T, ok func() bool) {
+func eventually(t testing.TB, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -196,6 +196,31 @@ func h2c(t *testing.T) *http.Client {
 	return &http.Client{Transport: tr, Timeout: patience}
 }
 
+// clients makes clients of one kind.
+type clients func(*testing.T) *http.Client
+
+// onBothPaths runs a test with clients whose requests the edge reads itself, and with such as it leaves to net/http.
+func onBothPaths(t *testing.T, test func(*testing.T, clients)) {
+	t.Run("own", func(t *testing.T) { test(t, client) })
+	t.Run("general", func(t *testing.T) { test(t, general) })
+}
+
+// general returns a client of HTTP/1.1 whose requests are for net/http, as they speak of another protocol, and yet name none.
+func general(t *testing.T) *http.Client {
+	c := client(t)
+	c.Transport = unusual{c.Transport}
+	return c
+}
+
+type unusual struct{ http.RoundTripper }
+
+// RoundTrip implements [http.RoundTripper].
+func (u unusual) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Connection", "upgrade")
+	return u.RoundTripper.RoundTrip(r)
+}
+
 // do sends a request and reads the whole answer.
 func do(t *testing.T, c *http.Client, r *http.Request) (*http.Response, string) {
 	t.Helper()
@@ -227,12 +252,12 @@ func get(t *testing.T, c *http.Client, url string) (*http.Response, string) {
 
 // raw is a connection whose bytes the test chooses.
 type raw struct {
-	t *testing.T
+	t testing.TB
 	net.Conn
 	r *bufio.Reader
 }
 
-func dialRaw(t *testing.T, addr string) *raw {
+func dialRaw(t testing.TB, addr string) *raw {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
 	if err != nil {

@@ -26,7 +26,9 @@ func newFlaky(status int64) *flaky {
 	return f
 }
 
-func TestEjectedForErrors(t *testing.T) {
+func TestEjectedForErrors(t *testing.T) { onBothPaths(t, testEjectedForErrors) }
+
+func testEjectedForErrors(t *testing.T, client clients) {
 	bad, good := newFlaky(500), newFlaky(200)
 	g := startEdge(t, newDirs(t))
 	table := guardedRoute(Guard{Eject: Eject{Failures: 3, For: time.Hour}}, serveOn(t, bad.ServeHTTP), serveOn(t, good.ServeHTTP))
@@ -67,6 +69,10 @@ func TestEjectedForErrors(t *testing.T) {
 
 // A canary whose instances all fail must go on failing in front of its gates.
 func TestEjectionKeepsEachReleasesShare(t *testing.T) {
+	onBothPaths(t, testEjectionKeepsEachReleasesShare)
+}
+
+func testEjectionKeepsEachReleasesShare(t *testing.T, client clients) {
 	bad, good := newFlaky(503), newFlaky(200)
 	g := startEdge(t, newDirs(t))
 	table := guardedRoute(Guard{Eject: Eject{Failures: 2, For: time.Hour}}, serveOn(t, good.ServeHTTP))
@@ -82,7 +88,9 @@ func TestEjectionKeepsEachReleasesShare(t *testing.T) {
 	}
 }
 
-func TestEjectedForLateAnswers(t *testing.T) {
+func TestEjectedForLateAnswers(t *testing.T) { onBothPaths(t, testEjectedForLateAnswers) }
+
+func testEjectedForLateAnswers(t *testing.T, client clients) {
 	var n atomic.Int64
 	g := startEdge(t, newDirs(t))
 	g.set(guardedRoute(Guard{Try: 150 * time.Millisecond, Eject: Eject{Failures: 2, For: time.Hour}}, serveOn(t, hangs(t, &n)), serveOn(t, says("alive"))))

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"context"
 	"math"
 	"net/http"
 	"net/netip"
@@ -108,13 +109,8 @@ type refusal struct {
 	wait   time.Duration // after which it may be tried again; 0 when that would not help
 }
 
-// answer sends the refusal; Retry-After is in whole seconds (RFC 9110, section 10.2.3). On HTTP/1 a body that nobody read ends
-// the connection: the answer need not wait for the rest of it, and net/http, once told to write while it reads, does not find
-// the next request behind it.
-func (f *refusal) answer(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor == 1 && r.ContentLength != 0 {
-		w.Header().Set("Connection", "close")
-	}
+// answer sends the refusal; Retry-After is in whole seconds (RFC 9110, section 10.2.3).
+func (f *refusal) answer(w http.ResponseWriter) {
 	if f.wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(f.wait.Seconds()))))
 	}
@@ -123,9 +119,8 @@ func (f *refusal) answer(w http.ResponseWriter, r *http.Request) {
 
 // guarded serves a request of a route that has protections.
 func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.Request) {
-	if f := p.admit(g, ex.route, r); f != nil {
-		ex.refused = true
-		f.answer(w, r)
+	if f := p.admit(ex, asked{ex.route.client(r), r.Header, r.ContentLength}); f != nil {
+		ex.refuse(f, w, r)
 		return
 	}
 	if g.Request > 0 {
@@ -134,27 +129,19 @@ func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.R
 		ex.upgraded = append(ex.upgraded, stop)
 		r = r.WithContext(ctx)
 	}
-	if g.Concurrency.Limit > 0 || g.Concurrency.Auto {
-		q := &p.recall(ex.route).queue
-		f, err := q.enter(r.Context())
-		switch {
-		case err != nil:
-			if !outOfTime(r.Context()) {
-				panic(http.ErrAbortHandler) // nobody reads the answer, as in failed
-			}
-			ex.refused = true // it was the queue that it spent its time in
-			late := refusal{status: http.StatusGatewayTimeout, text: "the request's time was over while it waited its turn (route.timeouts.request)"}
-			late.answer(w, r)
-			return
-		case f != nil:
-			ex.refused = true
-			f.answer(w, r)
-			return
-		}
+	q, f, err := p.wait(r.Context(), ex)
+	if err != nil {
+		panic(http.ErrAbortHandler) // nobody reads the answer, as in failed
+	}
+	if f != nil {
+		ex.refuse(f, w, r)
+		return
+	}
+	if q != nil {
 		left := sync.OnceFunc(q.leave)
 		defer left()
 		if g.Concurrency.Auto {
-			defer func() { ex.teach(q) }()
+			defer ex.teach(q)
 		}
 		ex.upgraded = append(ex.upgraded, left)
 	}
@@ -163,4 +150,31 @@ func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.R
 		r.Body = &limitedBody{r.Body, g.Body, ex}
 	}
 	p.rp.ServeHTTP(w, r)
+}
+
+// refuse answers a request that net/http read. On HTTP/1 a body that nobody read ends the connection: the answer need not wait
+// for the rest of it, and net/http, once told to write while it reads, does not find the next request behind it.
+func (ex *exchange) refuse(f *refusal, w http.ResponseWriter, r *http.Request) {
+	ex.refused = true
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		w.Header().Set("Connection", "close")
+	}
+	f.answer(w)
+}
+
+// wait waits for the request's turn where its route bounds concurrency. A queue that is returned must be left once; an error is
+// that the client did not wait.
+func (p *proxy) wait(ctx context.Context, ex *exchange) (*queue, *refusal, error) {
+	if c := ex.route.Guard.Concurrency; c.Limit == 0 && !c.Auto {
+		return nil, nil, nil
+	}
+	q := &p.recall(ex.route).queue
+	f, err := q.enter(ctx)
+	switch {
+	case err != nil && outOfTime(ctx): // it was the queue that it spent its time in
+		return nil, &refusal{status: http.StatusGatewayTimeout, text: "the request's time was over while it waited its turn (route.timeouts.request)"}, nil
+	case f != nil || err != nil:
+		return nil, f, err
+	}
+	return q, nil, nil
 }

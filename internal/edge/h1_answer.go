@@ -4,6 +4,7 @@ package edge
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -19,7 +20,7 @@ func (a *reply) pass() error {
 	}
 	if f.odd {
 		a.drop()
-		return a.refuse(errGarbage)
+		return a.refuse(nil, errGarbage)
 	}
 	c.s.proxy.begun(ex, a.status)
 	bodiless := c.head.first == http.MethodHead || a.status == http.StatusNoContent || a.status == http.StatusNotModified
@@ -142,10 +143,15 @@ func (a *reply) refill() error {
 	if a.up.r.Buffered() > 0 {
 		return nil
 	}
+	return a.further(1)
+}
+
+// further waits until n bytes are there.
+func (a *reply) further(n int) error {
 	if err := a.c.w.Flush(); err != nil {
 		return errors.Join(errClient, err)
 	}
-	err := a.more()
+	err := a.more(n)
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
@@ -253,21 +259,20 @@ func (a *reply) chunks() error {
 
 // crlf reads a line that ends in CR LF.
 func (a *reply) crlf() (string, error) {
-	if err := a.refill(); err != nil {
-		return "", err
+	for r := a.up.r; ; {
+		b, _ := r.Peek(r.Buffered())
+		switch i := bytes.IndexByte(b, '\n'); {
+		case i < 0 && len(b) > maxChunkLine, i > maxChunkLine, i == 0, i > 0 && b[i-1] != '\r':
+			return "", errGarbage
+		case i > 0:
+			text := string(b[:i-1])
+			r.Discard(i + 1)
+			return text, nil
+		}
+		if err := a.further(len(b) + 1); err != nil {
+			return "", err
+		}
 	}
-	b, err := a.up.r.ReadSlice('\n')
-	switch {
-	case errors.Is(err, bufio.ErrBufferFull) || len(b) > maxChunkLine:
-		return "", errGarbage
-	case errors.Is(err, io.EOF):
-		return "", io.ErrUnexpectedEOF
-	case err != nil:
-		return "", err
-	case len(b) < 2 || b[len(b)-2] != '\r':
-		return "", errGarbage
-	}
-	return string(b[:len(b)-2]), nil
 }
 
 // chunkSize reads a chunk's size, in hexadecimal digits and nothing else before what may follow it.

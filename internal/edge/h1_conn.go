@@ -32,6 +32,7 @@ type clientConn struct {
 	s      *Server
 	listen string
 	tls    *tls.ConnectionState // nil for plain HTTP
+	peer   netip.Addr
 	peerIP string
 	r      *bufio.Reader
 	w      *bufio.Writer
@@ -42,6 +43,7 @@ type clientConn struct {
 	body   []byte // of the request: whole
 	out    []byte // what is sent to the instance
 	set    time.Time
+	until  time.Time // when the request's time is over; zero for never
 
 	watching bool
 	gone     chan struct{} // closed when the client went away
@@ -74,7 +76,8 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 		}
 	}
 	if a, err := netip.ParseAddrPort(nc.RemoteAddr().String()); err == nil {
-		c.peerIP = a.Addr().Unmap().String()
+		ip := a.Addr().Unmap()
+		c.peer, c.peerIP = ip.WithZone(""), ip.String()
 	}
 	c.r = clientBuffers.Get().(*bufio.Reader)
 	c.r.Reset(nc)
@@ -267,15 +270,19 @@ func (c *clientConn) unwatch() bool {
 	return here
 }
 
-// waiting is the context of who waits for the sake of a client. Only somebody who really waits makes it look.
+// waiting is the context of who waits for the sake of a client. Only somebody who really waits makes it look. It ends with the
+// request's time, too; but its channel is not closed by that, so that no request needs a timer: who waits asks for the deadline.
 type waiting struct{ c *clientConn }
 
-func (w waiting) Deadline() (time.Time, bool) { return time.Time{}, false }
+func (w waiting) Deadline() (time.Time, bool) { return w.c.until, !w.c.until.IsZero() }
 func (w waiting) Done() <-chan struct{}       { return w.c.watch() }
 func (w waiting) Value(any) any               { return nil }
 func (w waiting) Err() error {
 	if w.c.left.Load() {
 		return context.Canceled
+	}
+	if at, ok := w.Deadline(); ok && !time.Now().Before(at) {
+		return errRequestTime
 	}
 	return nil
 }

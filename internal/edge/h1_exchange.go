@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +23,7 @@ var errGarbage = errors.New("the instance's answer is not HTTP")
 // exchange answers the request that was read. It reports whether the connection is kept; an error ends it at once.
 func (c *clientConn) exchange() (keep bool, err error) {
 	p := c.s.proxy
+	c.until = time.Time{}
 	host := c.value("host")
 	rt := p.current().find(c.listen, host, c.path)
 	if rt == nil || rt.TLS != nil || strings.HasPrefix(c.path, "/.well-known/acme-challenge/") {
@@ -34,9 +34,6 @@ func (c *clientConn) exchange() (keep bool, err error) {
 		if w := newSimple(); c.s.aside(c.listen, rt, w, r) {
 			return c.say(w)
 		}
-	}
-	if rt.Guard != nil {
-		return false, errHandOver // what protects it works on requests of net/http
 	}
 	start := time.Now()
 	ex := &exchange{route: rt, point: anywhere}
@@ -51,7 +48,11 @@ func (c *clientConn) exchange() (keep bool, err error) {
 	p.stats.arrive(rt.stats, start)
 	p.recall(rt).budget.tick(start, rt.stats)
 	a := &reply{c: c, ex: ex}
-	err = a.run()
+	if rt.Guard == nil {
+		err = a.run()
+	} else {
+		err = a.guarded(rt.Guard, start)
+	}
 	o := outcome{status: a.status, bytes: a.sent, took: time.Since(start)}
 	p.ended(ex, o, a.broken, a.gone || c.left.Load())
 	return a.keep && err == nil, err
@@ -105,8 +106,9 @@ type reply struct {
 	c      *clientConn
 	ex     *exchange
 	up     *upstream
-	status int   // that the client was told
-	sent   int64 // bytes of the body
+	late   time.Time // when the instance should have begun its answer; zero for never
+	status int       // that the client was told
+	sent   int64     // bytes of the body
 	keep   bool
 	broken bool // the answer broke off
 	gone   bool // the client did not wait
@@ -119,7 +121,7 @@ func (a *reply) run() error {
 	deadline := time.Now().Add(p.hold)
 	for {
 		if err := p.choose(ctx, ex, deadline); err != nil {
-			return a.refuse(err)
+			return a.refuse(nil, err)
 		}
 		err := a.try(ctx)
 		if err == nil {
@@ -129,11 +131,11 @@ func (a *reply) run() error {
 		if errors.Is(err, errStruck) {
 			return nil
 		}
-		if c.left.Load() {
-			return a.refuse(err)
+		if over := ctx.Err(); over != nil {
+			return a.refuse(nil, over)
 		}
 		if err := p.again(ex, err, idempotent(c.head.first) && len(c.body) == 0, deadline); err != nil {
-			return a.refuse(err)
+			return a.refuse(nil, err)
 		}
 	}
 }
@@ -143,7 +145,7 @@ var errStruck = errors.New("a fault answered")
 
 // try sends the request to the instance that was chosen and reads the head of its answer.
 func (a *reply) try(ctx context.Context) error {
-	c, ex := a.c, a.ex
+	ex := a.ex
 	if ex.in != nil {
 		if ex.shadow == nil && !ex.preview && ex.route.Mirror > 0 {
 			a.cast()
@@ -157,23 +159,44 @@ func (a *reply) try(ctx context.Context) error {
 			return a.struck(res)
 		}
 	}
+	if ex.route.Guard == nil {
+		return a.send()
+	}
+	begin := time.Now()
+	err := a.send()
+	ex.heard(begin, a.status, err)
+	return err
+}
+
+// send sends the request and reads the head of the answer.
+func (a *reply) send() error {
+	c, ex := a.c, a.ex
+	var try time.Duration
+	if g := ex.route.Guard; g != nil {
+		try = g.Try
+	}
+	a.clock(try, len(c.body) == 0)
+	by, late := a.bound()
 	var err error
 	// A connection that was kept may have been closed just now; when the request is sent again a new one tells.
-	if a.up, err = c.s.upstreams.get(ex.end.addr, ex.resent > 0); err != nil {
+	if a.up, err = c.s.upstreams.get(ex.end.addr, ex.resent > 0, by); err != nil {
+		if !by.IsZero() && !time.Now().Before(by) {
+			return late
+		}
 		return err
 	}
 	c.out = a.write(c.out[:0])
-	if _, err = a.up.Write(c.out); err != nil {
-		// The instance may have answered and closed before it read all: what it said counts.
-		if a.await() != nil {
-			return err
-		}
-		return a.informed()
+	_, unsent := a.up.Write(c.out) // it is not bounded: what is written here fits in any socket's buffer
+	if len(c.body) > 0 {
+		a.clock(try, true) // only now, as in [within]
 	}
-	if err := a.await(); err != nil {
-		return err
+	if err = a.await(); err == nil {
+		err = a.informed()
+	} else if unsent != nil {
+		err = unsent // otherwise it answered and closed before it had read all, and what it said counts
 	}
-	return a.informed()
+	a.late = time.Time{}
+	return err
 }
 
 // struck passes a fault's answer on.
@@ -194,41 +217,10 @@ func (a *reply) struck(res *http.Response) error {
 
 // await waits for the head of the answer.
 func (a *reply) await() error {
-	if err := a.more(); err != nil {
+	if err := a.more(1); err != nil {
 		return err
 	}
-	return a.up.readHead()
-}
-
-// more waits until the instance says something. When that takes a while it looks whether the client is still there: one that
-// has gone must not keep an instance at work, or a stream of rare events open.
-func (a *reply) more() error {
-	c := a.c
-	if !c.watching {
-		a.up.SetReadDeadline(time.Now().Add(lookAfter))
-		_, err := a.up.r.Peek(1)
-		a.up.SetReadDeadline(time.Time{})
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return err
-		}
-	}
-	gone := c.watch()
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		select {
-		case <-gone:
-			a.up.SetReadDeadline(time.Unix(1, 0))
-		case <-done:
-		}
-	}()
-	_, err := a.up.r.Peek(1)
-	close(done)
-	<-ended
-	if err != nil && c.left.Load() {
-		a.gone = true
-	}
-	return err
+	return a.up.readHead(func() error { return a.more(a.up.r.Buffered() + 1) })
 }
 
 // informed passes on what an instance says before its answer (RFC 9110, section 15.2), until that is there.
@@ -250,7 +242,7 @@ func (a *reply) informed() error {
 				return err
 			}
 		}
-		if err := a.up.readHead(); err != nil {
+		if err := a.await(); err != nil {
 			a.status = 0
 			return err
 		}
@@ -341,8 +333,8 @@ func (a *reply) drop() {
 	}
 }
 
-// refuse answers where no instance did.
-func (a *reply) refuse(err error) error {
+// refuse answers where no instance did: as a limit says, or for what went wrong.
+func (a *reply) refuse(f *refusal, err error) error {
 	c, p := a.c, a.c.s.proxy
 	a.drop()
 	a.status = 0
@@ -351,7 +343,12 @@ func (a *reply) refuse(err error) error {
 		return net.ErrClosed // nobody reads the answer
 	}
 	w := newSimple()
-	p.fail(w, a.ex, err, c.head.first, c.head.second)
+	if f != nil {
+		a.ex.refused = true
+		f.answer(w)
+	} else {
+		p.fail(w, a.ex, err, c.head.first, c.path)
+	}
 	a.status, a.sent = w.status, int64(w.body.Len())
 	keep, err := c.say(w)
 	a.keep = keep

@@ -178,6 +178,16 @@ func (f *messageFrame) hop(name string) bool {
 	return slices.ContainsFunc(hops, is) || slices.ContainsFunc(f.drop, is)
 }
 
+// Get returns the first line of a header, as [net/http.Header.Get] does: the Host is none for it.
+func (h *head) Get(name string) string {
+	for _, x := range h.fields {
+		if same(x.name, name) && !same(x.name, "host") {
+			return x.value
+		}
+	}
+	return ""
+}
+
 // errHeadSize says that a head does not fit in the buffer that it is read through.
 var errHeadSize = errors.New("the head is too long")
 

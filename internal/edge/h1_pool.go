@@ -34,8 +34,8 @@ type upstreams struct {
 }
 
 // get returns a connection to addr. An idle one that the instance has closed meanwhile, or on which it said something that
-// nobody asked for, is not used.
-func (u *upstreams) get(addr string, fresh bool) (*upstream, error) {
+// nobody asked for, is not used. A new one is there by the time that is given, unless that is zero.
+func (u *upstreams) get(addr string, fresh bool, by time.Time) (*upstream, error) {
 	for !fresh {
 		u.mu.Lock()
 		list := u.idle[addr]
@@ -52,7 +52,7 @@ func (u *upstreams) get(addr string, fresh bool) (*upstream, error) {
 		}
 		c.Close()
 	}
-	nc, err := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).Dial("tcp", addr)
+	nc, err := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second, Deadline: by}).Dial("tcp", addr)
 	if err != nil {
 		return nil, &dialError{err}
 	}
@@ -115,10 +115,10 @@ func (c *upstream) quiet() bool {
 	return err == nil && ok
 }
 
-// readHead reads the head of an answer.
-func (c *upstream) readHead() error {
+// readHead reads the head of an answer. More is to wait for more of it than is there.
+func (c *upstream) readHead(more func() error) error {
 	var err error
-	c.buf, err = takeHead(c.r, c.buf[:0], func() error { return nil })
+	c.buf, err = takeHead(c.r, c.buf[:0], more)
 	if errors.Is(err, errHeadSize) || err == nil && !c.head.parse(c.buf) {
 		return errGarbage
 	}

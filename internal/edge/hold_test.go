@@ -19,9 +19,8 @@ type answer struct {
 }
 
 // ask sends a request in the background.
-func ask(t *testing.T, method, url string) <-chan answer {
+func ask(t *testing.T, c *http.Client, method, url string) <-chan answer {
 	ch := make(chan answer, 1)
-	c := client(t)
 	var body io.Reader
 	if method == http.MethodPost {
 		body = strings.NewReader("data")
@@ -64,7 +63,7 @@ func TestStoppedRouteAnswersAtOnce(t *testing.T) {
 	table := oneRoute()
 	table.Routes[0].Stopped, table.Routes[0].Backends = true, nil
 	g.set(table)
-	if a := receive(t, ask(t, "GET", g.url())); a.status != 503 || !strings.Contains(a.body, "stopped") {
+	if a := receive(t, ask(t, client(t), "GET", g.url())); a.status != 503 || !strings.Contains(a.body, "stopped") {
 		t.Errorf("%+v", a)
 	}
 	if c := g.settled(1); c.Failed != 1 || c.Undone != 1 || c.Unplaced != 1 || c.Classes[5] != 1 {
@@ -76,7 +75,7 @@ func TestHeldUntilThereIsAnInstance(t *testing.T) {
 	g := newRig(t)
 	var held []<-chan answer
 	for _, method := range []string{"GET", "POST"} {
-		held = append(held, ask(t, method, g.url()))
+		held = append(held, ask(t, client(t), method, g.url()))
 	}
 	eventually(t, func() bool { return g.counts(0, 0).Open == 2 })
 	g.set(oneRoute(serveOn(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })))
@@ -87,7 +86,7 @@ func TestHeldUntilThereIsAnInstance(t *testing.T) {
 	}
 	// A request that is held when its service is stopped, or removed, is let go.
 	g.set(oneRoute())
-	held[0] = ask(t, "GET", g.url())
+	held[0] = ask(t, client(t), "GET", g.url())
 	eventually(t, func() bool { return g.counts(0, 0).Open == 1 })
 	stopped := oneRoute()
 	stopped.Routes[0].Stopped = true
@@ -96,7 +95,7 @@ func TestHeldUntilThereIsAnInstance(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 	g.set(oneRoute())
-	held[0] = ask(t, "GET", g.url())
+	held[0] = ask(t, client(t), "GET", g.url())
 	eventually(t, func() bool { return g.counts(0, 0).Open == 1 })
 	g.set(Table{})
 	if a := receive(t, held[0]); a.status != 503 {
@@ -108,12 +107,12 @@ func TestHeldTooLong(t *testing.T) {
 	g := newRig(t)
 	g.s.proxy.hold = 50 * time.Millisecond
 	begin := time.Now()
-	a := receive(t, ask(t, "GET", g.url()))
+	a := receive(t, ask(t, client(t), "GET", g.url()))
 	if a.status != 503 || a.header.Get("Retry-After") == "" || time.Since(begin) < 50*time.Millisecond {
 		t.Errorf("%+v after %s", a, time.Since(begin))
 	}
 	g.set(oneRoute(closedPort(t)))
-	if a := receive(t, ask(t, "POST", g.url())); a.status != 503 || a.header.Get("Retry-After") == "" {
+	if a := receive(t, ask(t, client(t), "POST", g.url())); a.status != 503 || a.header.Get("Retry-After") == "" {
 		t.Errorf("an instance that takes no connection: %+v", a)
 	}
 	if c := g.settled(2); c.Failed != 2 || c.Undone != 2 || c.Unplaced != 1 {
@@ -126,7 +125,7 @@ func TestRefusedDialGoesElsewhere(t *testing.T) {
 	g.set(oneRoute(closedPort(t), serveOn(t, says("alive")), closedPort(t)))
 	for range 20 {
 		for _, method := range []string{"GET", "POST"} {
-			if a := receive(t, ask(t, method, g.url())); a.status != 200 || a.body != "alive" {
+			if a := receive(t, ask(t, client(t), method, g.url())); a.status != 200 || a.body != "alive" {
 				t.Fatalf("%s: %+v", method, a)
 			}
 		}
@@ -137,7 +136,7 @@ func TestRefusedDialGoesElsewhere(t *testing.T) {
 	table.Routes[0].Backends = append(table.Routes[0].Backends, Backend{Release: 2, Weight: 10, Endpoints: ends(serveOn(t, says("second")))})
 	g.set(table)
 	for range 10 {
-		if a := receive(t, ask(t, "POST", g.url())); a.body != "second" {
+		if a := receive(t, ask(t, client(t), "POST", g.url())); a.body != "second" {
 			t.Fatalf("%+v", a)
 		}
 	}
@@ -146,15 +145,17 @@ func TestRefusedDialGoesElsewhere(t *testing.T) {
 	}
 }
 
-func TestWhatIsRepeated(t *testing.T) {
+func TestWhatIsRepeated(t *testing.T) { onBothPaths(t, testWhatIsRepeated) }
+
+func testWhatIsRepeated(t *testing.T, client clients) {
 	var n atomic.Int64
 	g := startEdge(t, newDirs(t))
 	g.set(oneRoute(dying(t, &n)))
-	if a := receive(t, ask(t, "POST", g.url())); a.status != http.StatusBadGateway || n.Load() != 1 {
+	if a := receive(t, ask(t, client(t), "POST", g.url())); a.status != http.StatusBadGateway || n.Load() != 1 {
 		t.Errorf("POST: %+v, sent %d times", a, n.Load())
 	}
 	n.Store(0)
-	if a := receive(t, ask(t, "GET", g.url())); a.status != http.StatusBadGateway || n.Load() != 1+retries {
+	if a := receive(t, ask(t, client(t), "GET", g.url())); a.status != http.StatusBadGateway || n.Load() != 1+retries {
 		t.Errorf("GET: %+v, sent %d times", a, n.Load())
 	}
 	n.Store(0)
@@ -171,7 +172,7 @@ func TestWhatIsRepeated(t *testing.T) {
 	g.set(oneRoute(dying(t, &n), serveOn(t, says("alive")), serveOn(t, says("alive")), serveOn(t, says("alive"))))
 	ok := 0
 	for range 40 {
-		if a := receive(t, ask(t, "GET", g.url())); a.body == "alive" {
+		if a := receive(t, ask(t, client(t), "GET", g.url())); a.body == "alive" {
 			ok++
 		}
 	}
@@ -187,7 +188,7 @@ func TestSingleInstanceRestarts(t *testing.T) {
 	g.set(oneRoute(addr))
 	var held []<-chan answer
 	for range 5 {
-		held = append(held, ask(t, "GET", g.url()), ask(t, "POST", g.url()))
+		held = append(held, ask(t, client(t), "GET", g.url()), ask(t, client(t), "POST", g.url()))
 	}
 	eventually(t, func() bool { return g.counts(1, 1).Retried > 10 })
 	l, err := net.Listen("tcp", addr)

@@ -221,7 +221,7 @@ func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	if ex != nil && ex.tooBig.Load() {
-		tooBig(ex.longest).answer(w, r)
+		ex.refuse(tooBig(ex.longest), w, r)
 		return
 	}
 	if ex != nil && ex.cutOff.Load() {
@@ -383,11 +383,11 @@ func (rt *route) only(e *endpoint) bool {
 
 // sleep waits for d or for wake; false when ctx was done first.
 func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
-	t := time.NewTimer(d)
+	t := time.NewTimer(timeLeft(ctx, d))
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return true
+		return ctx.Err() == nil
 	case <-wake:
 		return true
 	case <-ctx.Done():

@@ -84,7 +84,7 @@ func (q *queue) enter(ctx context.Context) (*refusal, error) {
 	place := q.waiting.PushBack(turn)
 	q.mu.Unlock()
 
-	t := time.NewTimer(rule.Wait)
+	t := time.NewTimer(timeLeft(ctx, rule.Wait))
 	defer t.Stop()
 	select {
 	case <-turn:

@@ -25,7 +25,9 @@ func (g *rig) waiters() int {
 	return n
 }
 
-func TestConcurrencyIsBounded(t *testing.T) {
+func TestConcurrencyIsBounded(t *testing.T) { onBothPaths(t, testConcurrencyIsBounded) }
+
+func testConcurrencyIsBounded(t *testing.T, client clients) {
 	let := make(chan struct{})
 	var inside, most atomic.Int64
 	g := startEdge(t, newDirs(t))
@@ -40,14 +42,14 @@ func TestConcurrencyIsBounded(t *testing.T) {
 	g.set(table)
 	var all []<-chan answer
 	for range 2 {
-		all = append(all, ask(t, "GET", g.url()))
+		all = append(all, ask(t, client(t), "GET", g.url()))
 	}
 	eventually(t, func() bool { return inside.Load() == 2 })
 	for n := range 3 {
-		all = append(all, ask(t, "POST", g.url()))
+		all = append(all, ask(t, client(t), "POST", g.url()))
 		eventually(t, func() bool { return g.waiters() == n+1 })
 	}
-	a := receive(t, ask(t, "GET", g.url()))
+	a := receive(t, ask(t, client(t), "GET", g.url()))
 	if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") != "60" || !strings.Contains(a.body, "too many requests") {
 		t.Errorf("%+v", a)
 	}
@@ -84,11 +86,13 @@ func TestConcurrencyIsBounded(t *testing.T) {
 }
 
 // Who spent its time in the queue was not failed by the service.
-func TestOutOfTimeInTheQueue(t *testing.T) {
+func TestOutOfTimeInTheQueue(t *testing.T) { onBothPaths(t, testOutOfTimeInTheQueue) }
+
+func testOutOfTimeInTheQueue(t *testing.T, client clients) {
 	var n atomic.Int64
 	g := startEdge(t, newDirs(t))
 	g.set(guardedRoute(Guard{Request: 100 * time.Millisecond, Concurrency: Concurrency{Limit: 1, Queue: 5, Wait: time.Minute}}, serveOn(t, hangs(t, &n))))
-	first := ask(t, "GET", g.url())
+	first := ask(t, client(t), "GET", g.url())
 	eventually(t, func() bool { return n.Load() == 1 })
 	held := &g.s.proxy.recall(g.s.current().byKey["shop@prod"]).queue
 	held.mu.Lock()
@@ -159,7 +163,9 @@ func TestQueue(t *testing.T) {
 }
 
 // A service that slows down under load gets no more than it works on well, and the queue takes the rest.
-func TestConcurrencyIsFoundOut(t *testing.T) {
+func TestConcurrencyIsFoundOut(t *testing.T) { onBothPaths(t, testConcurrencyIsFoundOut) }
+
+func testConcurrencyIsFoundOut(t *testing.T, client clients) {
 	var inside atomic.Int64
 	g := startEdge(t, newDirs(t))
 	g.set(guardedRoute(Guard{Concurrency: Concurrency{Auto: true, Queue: 200, Wait: time.Minute}}, serveOn(t, func(http.ResponseWriter, *http.Request) {
@@ -172,7 +178,7 @@ func TestConcurrencyIsFoundOut(t *testing.T) {
 	})))
 	var all []<-chan answer
 	for range 100 {
-		all = append(all, ask(t, "GET", g.url()))
+		all = append(all, ask(t, client(t), "GET", g.url()))
 	}
 	for _, ch := range all {
 		if a := receive(t, ch); a.status != http.StatusOK {

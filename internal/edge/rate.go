@@ -66,15 +66,15 @@ func (rs *rates) follow(rules []Rate) {
 	rs.each = next
 }
 
-// admit takes a request of who into account at now. One that any of the rules refuses counts for none of them.
-func (rs *rates) admit(r *http.Request, who netip.Addr, now time.Time) *refusal {
+// admit takes a request into account at now. One that any of the rules refuses counts for none of them.
+func (rs *rates) admit(a asked, now time.Time) *refusal {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	at := now.Sub(rs.start)
 	var wait time.Duration
 	var keys [4]uint64 // more rules than these are asked twice for their key
 	for i, m := range rs.each {
-		key := rs.key(m.rule.By, r, who)
+		key := rs.key(m.rule.By, a)
 		if i < len(keys) {
 			keys[i] = key
 		}
@@ -87,7 +87,7 @@ func (rs *rates) admit(r *http.Request, who netip.Addr, now time.Time) *refusal 
 		if i < len(keys) {
 			m.take(keys[i], at)
 		} else {
-			m.take(rs.key(m.rule.By, r, who), at)
+			m.take(rs.key(m.rule.By, a), at)
 		}
 	}
 	return nil
@@ -95,16 +95,16 @@ func (rs *rates) admit(r *http.Request, who netip.Addr, now time.Time) *refusal 
 
 // key says whose request it is. Only a hash is kept: it has the same size for every value that a client can think of, and the
 // seed keeps clients from finding two that share one. Without the header it is the client's address.
-func (rs *rates) key(by string, r *http.Request, who netip.Addr) uint64 {
+func (rs *rates) key(by string, a asked) uint64 {
 	if by == "route" {
 		return 0
 	}
 	if name, ok := strings.CutPrefix(by, ByHeader); ok {
-		if v := r.Header.Get(name); v != "" {
+		if v := a.header.Get(name); v != "" {
 			return maphash.String(rs.seed, v)
 		}
 	}
-	return maphash.Comparable(rs.seed, network(who))
+	return maphash.Comparable(rs.seed, network(a.client))
 }
 
 // network is what one client has of the Internet: an IPv4 address, or the /64 from which an IPv6 host takes as many addresses

@@ -16,7 +16,9 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-func TestRateLimits(t *testing.T) {
+func TestRateLimits(t *testing.T) { onBothPaths(t, testRateLimits) }
+
+func testRateLimits(t *testing.T, client clients) {
 	var n atomic.Int64
 	g := startEdge(t, newDirs(t))
 	rule := Rate{Requests: 1, Per: time.Hour, Burst: 3, By: "header:X-Key"}
@@ -139,4 +141,6 @@ func BenchmarkRate(b *testing.B) {
 }
 
 // admits asks for a request whose client is who is at the other end.
-func admits(rs *rates, r *http.Request, now time.Time) *refusal { return rs.admit(r, peer(r), now) }
+func admits(rs *rates, r *http.Request, now time.Time) *refusal {
+	return rs.admit(asked{client: peer(r), header: r.Header}, now)
+}

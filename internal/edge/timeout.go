@@ -38,10 +38,13 @@ func (p *proxy) send(ex *exchange, r *http.Request) (*http.Response, error) {
 	} else {
 		res, err = p.transport(r).RoundTrip(r)
 	}
-	// An error may come sooner than any answer, and a client that goes away does when it likes: both say nothing of how the
-	// service keeps up. That it was too slow to answer at all does.
-	if err == nil && res.StatusCode < http.StatusInternalServerError || errors.Is(err, errTryTime) || outOfTime(r.Context()) {
-		ex.waited = time.Since(begin)
+	switch {
+	case err == nil:
+		ex.heard(begin, res.StatusCode, nil)
+	case outOfTime(r.Context()):
+		ex.heard(begin, 0, errRequestTime)
+	default:
+		ex.heard(begin, 0, err)
 	}
 	if err == nil && res.StatusCode == http.StatusSwitchingProtocols {
 		// What began as a request is a connection now; nothing that is meant for requests bounds it.
@@ -50,6 +53,22 @@ func (p *proxy) send(ex *exchange, r *http.Request) (*http.Response, error) {
 		}
 	}
 	return res, err
+}
+
+// heard notes how long it took to hear of an instance. An error may come sooner than any answer, and a client that goes away does
+// when it likes: both say nothing of how the service keeps up. That it was too slow to answer at all does.
+func (ex *exchange) heard(begin time.Time, status int, err error) {
+	if err == nil && status < http.StatusInternalServerError || errors.Is(err, errTryTime) || errors.Is(err, errRequestTime) {
+		ex.waited = time.Since(begin)
+	}
+}
+
+// timeLeft is d, or what is left of ctx's time where that is less.
+func timeLeft(ctx context.Context, d time.Duration) time.Duration {
+	if at, ok := ctx.Deadline(); ok {
+		return min(d, time.Until(at))
+	}
+	return d
 }
 
 // within gives an instance the time d to begin its answer. The clock of a request with a body starts when all of it was

@@ -33,12 +33,14 @@ func hangs(t *testing.T, n *atomic.Int64) http.HandlerFunc {
 	}
 }
 
-func TestRequestTimeout(t *testing.T) {
+func TestRequestTimeout(t *testing.T) { onBothPaths(t, testRequestTimeout) }
+
+func testRequestTimeout(t *testing.T, client clients) {
 	var n atomic.Int64
 	g := startEdge(t, newDirs(t))
 	g.set(guardedRoute(Guard{Request: 100 * time.Millisecond}, serveOn(t, hangs(t, &n))))
 	for _, method := range []string{"GET", "POST"} {
-		if a := receive(t, ask(t, method, g.url())); a.status != http.StatusGatewayTimeout || !strings.Contains(a.body, "route.timeouts.request") {
+		if a := receive(t, ask(t, client(t), method, g.url())); a.status != http.StatusGatewayTimeout || !strings.Contains(a.body, "route.timeouts.request") {
 			t.Errorf("%s: %+v", method, a)
 		}
 	}
@@ -47,7 +49,7 @@ func TestRequestTimeout(t *testing.T) {
 	}
 	// It also bounds the wait for an instance, and an answer that does not end.
 	g.set(guardedRoute(Guard{Request: 100 * time.Millisecond}))
-	if a := receive(t, ask(t, "GET", g.url())); a.status != http.StatusGatewayTimeout {
+	if a := receive(t, ask(t, client(t), "GET", g.url())); a.status != http.StatusGatewayTimeout {
 		t.Errorf("%+v", a)
 	}
 	g.set(guardedRoute(Guard{Request: 100 * time.Millisecond}, serveOn(t, func(w http.ResponseWriter, r *http.Request) {
@@ -68,15 +70,17 @@ func TestRequestTimeout(t *testing.T) {
 	}
 }
 
-func TestTryTimeout(t *testing.T) {
+func TestTryTimeout(t *testing.T) { onBothPaths(t, testTryTimeout) }
+
+func testTryTimeout(t *testing.T, client clients) {
 	var n atomic.Int64
 	g := startEdge(t, newDirs(t))
 	g.set(guardedRoute(Guard{Try: 50 * time.Millisecond}, serveOn(t, hangs(t, &n))))
-	if a := receive(t, ask(t, "GET", g.url())); a.status != http.StatusGatewayTimeout || !strings.Contains(a.body, "route.timeouts.try") || n.Load() != 1+retries {
+	if a := receive(t, ask(t, client(t), "GET", g.url())); a.status != http.StatusGatewayTimeout || !strings.Contains(a.body, "route.timeouts.try") || n.Load() != 1+retries {
 		t.Errorf("%+v, sent %d times", a, n.Load())
 	}
 	n.Store(0)
-	if a := receive(t, ask(t, "POST", g.url())); a.status != http.StatusGatewayTimeout || n.Load() != 1 {
+	if a := receive(t, ask(t, client(t), "POST", g.url())); a.status != http.StatusGatewayTimeout || n.Load() != 1 {
 		t.Errorf("POST: %+v, sent %d times", a, n.Load())
 	}
 	if c := g.settled(2); c.Failed != 2 || c.Undone != 2 || c.Aborted != 0 || g.counts(1, 1).Failed != 2+retries {
@@ -92,7 +96,7 @@ func TestTryTimeout(t *testing.T) {
 		<-time.After(1200 * time.Millisecond)
 		w.Write([]byte("late"))
 	})))
-	if a := receive(t, ask(t, "GET", g.url())); a.body != "late" {
+	if a := receive(t, ask(t, client(t), "GET", g.url())); a.body != "late" {
 		t.Errorf("%+v", a)
 	}
 	body, in := io.Pipe()
@@ -106,7 +110,9 @@ func TestTryTimeout(t *testing.T) {
 }
 
 // Clients hardly notice a canary that hangs. Its gates do.
-func TestLateTriesAreSeenByGates(t *testing.T) {
+func TestLateTriesAreSeenByGates(t *testing.T) { onBothPaths(t, testLateTriesAreSeenByGates) }
+
+func testLateTriesAreSeenByGates(t *testing.T, client clients) {
 	var n atomic.Int64
 	g := startEdge(t, newDirs(t))
 	table := guardedRoute(Guard{Try: 150 * time.Millisecond}, serveOn(t, says("fine")))
