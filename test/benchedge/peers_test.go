@@ -3,6 +3,7 @@ package benchedge
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,7 +98,7 @@ func startFairlead(b *testing.B, w *world, encrypted bool) running {
 	pid, client := newEdge(b, w)
 	r := running{addr: freeAddr(b), pid: pid}
 	route := edge.Route{Service: "bench", Environment: "production", Listen: r.addr, Backends: []edge.Backend{{Release: 1, Weight: 100,
-		Endpoints: []edge.Endpoint{{Instance: 1, Addr: w.backend.Plain}}}}}
+		Endpoints: []edge.Endpoint{{Instance: 1, Addr: w.backend.Plain}}}}, Guard: protections()}
 	if encrypted {
 		route.TLS = &edge.TLS{Source: certs.Source{Kind: certs.Own, Cert: w.cert, Key: w.key}}
 	}
@@ -105,6 +106,18 @@ func startFairlead(b *testing.B, w *world, encrypted bool) running {
 		b.Fatal(err)
 	}
 	return r
+}
+
+// protections are all there are, each at work for every request, with values that no request of the benchmark meets.
+func protections() *edge.Guard {
+	const many = 1_000_000
+	return &edge.Guard{
+		Request: time.Minute, Try: 30 * time.Second, Eject: edge.Eject{Failures: 5, For: 10 * time.Second},
+		Concurrency: edge.Concurrency{Limit: many, Queue: 100, Wait: 2 * time.Second},
+		Rates: []edge.Rate{{Requests: many, Per: time.Second, Burst: many, By: "client"},
+			{Requests: many, Per: time.Second, Burst: many, By: edge.ByHeader + "X-Api-Key"}},
+		Body: 10 << 20, Allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8")},
+	}
 }
 
 // newEdge starts an edge with an empty table.
