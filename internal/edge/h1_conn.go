@@ -40,7 +40,8 @@ type clientConn struct {
 	head   head
 	frame  messageFrame
 	path   string // of the target, as routes compare it
-	body   []byte // of the request: whole
+	body   []byte // of the request: whole, as it came
+	holds  int64  // what a body in chunks holds, in bytes
 	out    []byte // what is sent to the instance
 	set    time.Time
 	until  time.Time // when the request's time is over; zero for never
@@ -193,31 +194,47 @@ func (c *clientConn) usual() bool {
 		}
 	}
 	c.frame = h.frame()
-	if hosts != 1 || c.frame.odd || c.frame.chunked || h.first == http.MethodConnect || h.first == "PRI" {
+	if hosts != 1 || c.frame.odd || h.first == http.MethodConnect || h.first == "PRI" {
+		return false
+	}
+	return c.takeBody()
+}
+
+// takeBody takes a small body that comes with its head or just behind it. It reports false for any other: what came of that is
+// where it was.
+func (c *clientConn) takeBody() bool {
+	if c.frame.length > clientBuffer {
 		return false
 	}
 	n := int(max(c.frame.length, 0))
-	if n > clientBuffer {
-		return false
-	}
-	if n > c.r.Buffered() {
-		if c.SetReadDeadline(time.Now().Add(bodyWait)) != nil {
+	for waited := false; ; waited = true {
+		have := c.r.Buffered()
+		if c.frame.chunked {
+			b, _ := c.r.Peek(have)
+			var ok bool
+			if n, c.holds, ok = plainChunks(b); !ok {
+				return false
+			}
+			if n == 0 {
+				n = have + 1 // at least
+			}
+		}
+		if n <= have {
+			break
+		}
+		if !waited {
+			if c.SetReadDeadline(time.Now().Add(bodyWait)) != nil {
+				return false
+			}
+			c.set = time.Time{}
+		}
+		if _, err := c.r.Peek(n); err != nil {
 			return false
 		}
-		c.set = time.Time{}
-		c.r.Peek(n)
-		if c.r.Buffered() < n {
-			return false // whatever became of it is still there
-		}
 	}
-	if n > 0 {
-		b, err := c.r.Peek(n)
-		if err != nil {
-			return false
-		}
-		c.body = append(c.body, b...)
-		c.r.Discard(n)
-	}
+	b, _ := c.r.Peek(n)
+	c.body = append(c.body, b...)
+	c.r.Discard(n)
 	return true
 }
 

@@ -35,6 +35,9 @@ func (c *clientConn) exchange() (keep bool, err error) {
 			return c.say(w)
 		}
 	}
+	if g := rt.Guard; g != nil && g.Body > 0 && c.frame.chunked && c.holds > g.Body {
+		return false, errHandOver // there it is cut off where it goes over
+	}
 	start := time.Now()
 	ex := &exchange{route: rt, point: anywhere}
 	if rt.looks {
@@ -276,7 +279,15 @@ func (a *reply) write(b []byte) []byte {
 	if !traced {
 		b = append(append(append(b, "Traceparent: "...), traceparent()...), "\r\n"...)
 	}
-	if c.frame.length >= 0 {
+	return c.writeBody(b)
+}
+
+// writeBody writes the end of the head and the body.
+func (c *clientConn) writeBody(b []byte) []byte {
+	switch {
+	case c.frame.chunked:
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	case c.frame.length >= 0:
 		b = append(strconv.AppendInt(append(b, "Content-Length: "...), c.frame.length, 10), "\r\n"...)
 	}
 	return append(append(b, "\r\n"...), c.body...)
@@ -309,10 +320,7 @@ func (a *reply) writeChanged(b []byte) []byte {
 			b = append(append(append(append(b, name...), ": "...), v...), "\r\n"...)
 		}
 	}
-	if a.c.frame.length >= 0 {
-		b = append(strconv.AppendInt(append(b, "Content-Length: "...), a.c.frame.length, 10), "\r\n"...)
-	}
-	return append(append(b, "\r\n"...), a.c.body...)
+	return a.c.writeBody(b)
 }
 
 // cast makes a copy of the request, where the route wants some.

@@ -13,7 +13,7 @@ import (
 )
 
 // The edge reads plain HTTP/1.1 itself where a request is of the usual kind, and gives the connection to net/http for everything
-// else: upgrades, chunked and large bodies, HTTP/1.0, HTTP/2 and whatever is not written as RFC 9112 wants it. So what is
+// else: upgrades, large bodies, HTTP/1.0, HTTP/2 and whatever is not written as RFC 9112 wants it. So what is
 // read here can be narrow: what is not surely right is not judged but handed over.
 
 // field is one line of a head. Both parts lie in the head's own bytes.
@@ -227,6 +227,34 @@ func unclear(head []byte) bool {
 		first = false
 	}
 	return chunked && (sized || old)
+}
+
+// plainChunks looks for the end of a body in chunks that have no extensions, with no trailers behind them: so plain that it can be
+// handed on as it is. It returns the length of all that and of what it holds, 0 while the end is not there, and false where it
+// is not as plain.
+func plainChunks(b []byte) (whole int, holds int64, ok bool) {
+	for i := 0; ; {
+		n := bytes.IndexByte(b[i:], '\n')
+		if n < 0 {
+			return 0, 0, len(b)-i <= len("123456789abcdef\r")
+		}
+		size, ok := chunkSize(string(bytes.TrimSuffix(b[i:i+n], []byte("\r"))))
+		if !ok || b[i+n-1] != '\r' || bytes.ContainsAny(b[i:i+n], "; \t") {
+			return 0, 0, false
+		}
+		i += n + 1
+		end := int64(i) + size
+		if end+2 > int64(len(b)) {
+			return 0, 0, size <= clientBuffer
+		}
+		if !bytes.HasPrefix(b[end:], crlf) {
+			return 0, 0, false
+		}
+		i, holds = int(end)+2, holds+size
+		if size == 0 {
+			return i, holds, true
+		}
+	}
 }
 
 // takeHead reads a head through r into buf, which it returns. partial is called whenever a part of it is there, and not all.
