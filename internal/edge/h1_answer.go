@@ -275,6 +275,9 @@ func (a *reply) crlf() (string, error) {
 	}
 }
 
+// maxDigits of a chunk's size: more would not fit in 63 bits.
+const maxDigits = 15
+
 // chunkSize reads a chunk's size, in hexadecimal digits and nothing else before what may follow it.
 func chunkSize(s string) (int64, bool) {
 	n, digits := int64(0), 0
@@ -292,7 +295,7 @@ func chunkSize(s string) (int64, bool) {
 		default:
 			return 0, false
 		}
-		if digits > 14 {
+		if digits == maxDigits {
 			return 0, false
 		}
 		n = n<<4 | int64(c)

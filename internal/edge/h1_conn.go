@@ -72,7 +72,7 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 		}
 		st := t.ConnectionState()
 		if c.tls = &st; st.NegotiatedProtocol != "" && st.NegotiatedProtocol != "http/1.1" {
-			others.give(&handedConn{Conn: nc, s: s, tls: c.tls})
+			others.give(c.handedOn(nil))
 			return
 		}
 	}
@@ -90,7 +90,7 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 			b, _ := c.r.Peek(n)
 			rest = append(rest, b...)
 		}
-		others.give(&handedConn{Conn: nc, s: s, tls: c.tls, rest: rest, unclear: unclear(c.buf)})
+		others.give(c.handedOn(rest))
 	} else {
 		nc.Close()
 		s.conns.Add(-1)
@@ -149,27 +149,10 @@ func (c *clientConn) readHead(first bool) error {
 		began, c.set = true, time.Time{}
 		return c.SetReadDeadline(time.Now().Add(readHeaderTimeout))
 	})
-	switch {
-	case errors.Is(err, errHeadSize):
-		return c.longHead()
-	case began && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
-		return errHandOver // net/http says what is wrong
+	if errors.Is(err, errHeadSize) || began && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+		return errHandOver // it says what is wrong
 	}
 	return err
-}
-
-// longHead goes on with a head that is too long for this path, so that it can be judged as a whole before it is handed over.
-func (c *clientConn) longHead() error {
-	for from := 0; endOf(c.buf[from:]) == 0 && len(c.buf) <= maxHeader+clientBuffer; { // net/http refuses what is longer
-		if _, err := c.r.Peek(1); err != nil {
-			break // net/http says what is wrong
-		}
-		b, _ := c.r.Peek(c.r.Buffered())
-		from = max(len(c.buf)-3, 0)
-		c.buf = append(c.buf, b...)
-		c.r.Discard(len(b))
-	}
-	return errHandOver
 }
 
 // usual parses the head in c.buf and reads a small body. It reports false for what net/http shall see to.
@@ -300,88 +283,6 @@ func (w waiting) Err() error {
 	}
 	if at, ok := w.Deadline(); ok && !time.Now().Before(at) {
 		return errRequestTime
-	}
-	return nil
-}
-
-// handed is a listener of connections that net/http goes on with.
-type handed struct {
-	net.Listener
-	conns chan net.Conn
-	ended chan struct{}
-}
-
-func (h *handed) give(c *handedConn) {
-	select {
-	case h.conns <- c:
-	case <-h.ended:
-		c.Close()
-	}
-}
-
-// Accept implements [net.Listener].
-func (h *handed) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.ended:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements [net.Listener].
-func (h *handed) Close() error { return nil }
-
-// handedConn begins with what was read already.
-type handedConn struct {
-	net.Conn
-	s      *Server
-	tls    *tls.ConnectionState
-	rest   []byte
-	closed atomic.Bool
-
-	unclear bool // what the edge itself read of it; see [unclear]
-	later   bool // its first request was served
-}
-
-// refuses answers a request that net/http read from the connection, where two servers might read it differently. Only of the
-// first one the edge saw the head as it came. What follows it and might be unclear is the last one: nothing behind it is taken
-// for a request, as RFC 9112, section 6.1, wants it.
-func (c *handedConn) refuses(w http.ResponseWriter, r *http.Request) bool {
-	if r.ProtoMajor != 1 {
-		return false
-	}
-	if c.unclear || c.later && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0) {
-		w.Header().Set("Connection", "close")
-	}
-	c.later = true
-	if c.unclear {
-		http.Error(w, "a request with both Content-Length and Transfer-Encoding, or of HTTP/1.0 with the latter, is not taken", http.StatusBadRequest)
-	}
-	return c.unclear
-}
-
-func (c *handedConn) Read(p []byte) (int, error) {
-	if len(c.rest) > 0 {
-		n := copy(p, c.rest)
-		c.rest = c.rest[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}
-
-// Close implements [net.Conn].
-func (c *handedConn) Close() error {
-	if !c.closed.Swap(true) {
-		c.s.conns.Add(-1)
-	}
-	return c.Conn.Close()
-}
-
-// CloseWrite lets net/http end its side and wait for the client's.
-func (c *handedConn) CloseWrite() error {
-	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
 	}
 	return nil
 }

@@ -89,3 +89,36 @@ func FuzzChunks(f *testing.F) {
 		}
 	})
 }
+
+// Where the edge believes that a request ends which net/http reads, there it ends for net/http: otherwise what the edge judges next
+// would not be what net/http reads.
+func FuzzHanded(f *testing.F) {
+	const post = "POST / HTTP/1.1\r\nHost: a\r\n"
+	for _, s := range []string{
+		post + "Content-Length: 2\r\n\r\nab" + post + "Content-Length: 2\r\nContent-Length: 2\r\n\r\nab", post + "Transfer-Encoding: chunked\r\n\r\n2;x=\"y\"\r\nab\r\n0\r\nX: y\r\n\r\n" + post + "\r\n",
+		"GET / HTTP/1.0\nHost: a\n\n" + post + "X: a\r\n b\r\n\r\n", post + "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", post + "Content-Length:\r\n 2\r\n\r\nab",
+		post + "Transfer-Encoding: chunked\r\n\r\n00000000000000002 \r\nab\r\n000\r\n\n" + post + "\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\r\n" + post + "\r\n",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		from := bytes.NewReader(b)
+		c := &handedConn{from: from, r: bufio.NewReaderSize(from, clientBuffer)}
+		for r := bufio.NewReader(c); !c.free.Load(); {
+			req, err := http.ReadRequest(r)
+			if err != nil || req.ProtoMajor != 1 { // which its server takes for an error, too
+				return
+			}
+			both := len(req.TransferEncoding) > 0 && c.head.sized
+			if c.unclear != (both || c.head.chunked && !req.ProtoAtLeast(1, 1)) {
+				t.Fatalf("%q: unclear %v", b, c.unclear)
+			}
+			if _, err := io.Copy(io.Discard, req.Body); err != nil {
+				return
+			}
+			if !c.free.Load() && (c.next != firstLine || c.left > 0 || r.Buffered() > 0) {
+				t.Fatalf("%q: net/http has read a request, and the edge waits for %d more bytes or part %d", b, c.left, c.next)
+			}
+		}
+	})
+}

@@ -209,26 +209,6 @@ func endOf(b []byte) int {
 
 var lf, crlf = []byte("\n"), []byte("\r\n")
 
-// unclear reports whether a head says in two ways where its message ends: by a length and by chunks, or by chunks in HTTP/1.0,
-// which knows none. net/http takes one and forgets the other before a handler could see it; whoever stands before the edge may
-// take the other one. It goes by lines as net/http reads them, in case one looks folded to somebody.
-func unclear(head []byte) bool {
-	var sized, chunked, old bool
-	first := true
-	for line := range bytes.Lines(head) {
-		line = bytes.TrimSpace(line)
-		if len(line) == 0 {
-			break
-		}
-		name, _, _ := bytes.Cut(line, []byte(":"))
-		sized = sized || bytes.EqualFold(name, []byte("content-length"))
-		chunked = chunked || bytes.EqualFold(name, []byte("transfer-encoding"))
-		old = old || first && bytes.HasSuffix(line, []byte(" HTTP/1.0"))
-		first = false
-	}
-	return chunked && (sized || old)
-}
-
 // plainChunks looks for the end of a body in chunks that have no extensions, with no trailers behind them: so plain that it can be
 // handed on as it is. It returns the length of all that and of what it holds, 0 while the end is not there, and false where it
 // is not as plain.
@@ -236,7 +216,7 @@ func plainChunks(b []byte) (whole int, holds int64, ok bool) {
 	for i := 0; ; {
 		n := bytes.IndexByte(b[i:], '\n')
 		if n < 0 {
-			return 0, 0, len(b)-i <= len("123456789abcdef\r")
+			return 0, 0, len(b)-i <= maxDigits+len("\r")
 		}
 		size, ok := chunkSize(string(bytes.TrimSuffix(b[i:i+n], []byte("\r"))))
 		if !ok || b[i+n-1] != '\r' || bytes.ContainsAny(b[i:i+n], "; \t") {

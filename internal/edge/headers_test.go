@@ -3,6 +3,7 @@
 package edge
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"regexp"
@@ -171,6 +172,71 @@ func TestSmuggling(t *testing.T) {
 		}
 		if n := strings.Count(head, "\r\nContent-Length:") + strings.Count(head, "\r\nTransfer-Encoding:"); n != 1 {
 			t.Errorf("%s: %d framings arrived: %q", c.name, n, head)
+		}
+	}
+}
+
+// Whoever is served by net/http cannot say there what is refused to others.
+func TestUnclearRequestsBehindOthers(t *testing.T) {
+	g := newRig(t, func(_ http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/unclear") {
+			t.Errorf("%s arrived", r.URL.Path)
+		}
+		io.Copy(io.Discard, r.Body)
+	})
+	const get, post = "GET / HTTP/1.1\r\nHost: a\r\n", "POST / HTTP/1.1\r\nHost: a\r\n"
+	big := strings.Repeat("x", 9000)
+	for _, before := range []string{
+		get + "Connection: upgrade\r\nUpgrade: x\r\n\r\n", // which the instance does not do
+		get + "X-A: " + big + "\r\n\r\n", "GET /" + big + " HTTP/1.1\r\nHost: a\r\n\r\n",
+		"GET / HTTP/1.1\nHost: a\n\n", "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+		post + "Content-Length: 9000\r\n\r\n" + big, post + "Content-Length: 2\r\nContent-Length: 2\r\n\r\nab",
+		post + "Content-Length: 5\r\nExpect: 100-continue\r\n\r\nhello",
+		post + "Transfer-Encoding: chunked\r\n\r\n2;x=y\r\nab\r\n0\r\nX-T: v\r\n\r\n", post + "Transfer-Encoding: chunked\r\n\r\n2328\r\n" + big + "\r\n0\r\n\r\n",
+	} {
+		for _, unclear := range []string{
+			"POST /unclear HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", "POST /unclear HTTP/1.1\r\nHost: a\r\ntransfer-encoding:chunked\r\nX-A: " + big + "\r\ncontent-length:4\r\n\r\n",
+			"POST /unclear HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\nContent-Length: 4\n\n", "POST /unclear HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
+		} {
+			for _, together := range []bool{true, false} {
+				name := fmt.Sprintf("%.200q behind %.200q, together: %v", unclear, before, together)
+				c := dialRaw(t, g.addr())
+				unclear := unclear + "0\r\n\r\nGET /unclear HTTP/1.1\r\nHost: a\r\n\r\n"
+				if c.send(before); together {
+					c.send(unclear)
+				}
+				res := c.response("POST")
+				for res.StatusCode == http.StatusContinue {
+					res = c.response("POST")
+				}
+				if _, err := io.Copy(io.Discard, res.Body); res.StatusCode != http.StatusOK || err != nil {
+					t.Fatalf("%s: %s %v", name, res.Status, err)
+				}
+				if !together {
+					c.send(unclear)
+				}
+				if res = c.response("POST"); res.StatusCode != http.StatusBadRequest || !res.Close {
+					t.Errorf("%s: %s", name, res.Status)
+				}
+				io.Copy(io.Discard, res.Body)
+				if b, err := c.r.ReadByte(); err == nil {
+					t.Errorf("%s: there is more: %q", name, b)
+				}
+				c.Close()
+			}
+		}
+	}
+}
+
+// What is odd is taken as net/http takes it, and nothing behind it.
+func TestNothingIsReadBehindWhatIsOdd(t *testing.T) {
+	g := newRig(t, func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	for _, odd := range []string{"X-A: b\r\n c\r\n\r\n", "Content-Length: 00000000000000000002\r\n\r\nab", "Content-Length:\r\n 2\r\n\r\nab"} {
+		c := dialRaw(t, g.addr())
+		c.send("POST / HTTP/1.1\r\nHost: a\r\n" + odd + "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		res := c.response("POST")
+		if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != http.StatusOK || !res.Close {
+			t.Errorf("%q: %s %v, close=%v", odd, res.Status, err, res.Close)
 		}
 	}
 }

@@ -59,8 +59,8 @@ func corpus() []attack {
 		{name: "TE.CL", send: post + "Content-Length: 4\r\n" + te + "\r\n" + chunked(hidden), closes: true},
 		{name: "TE before CL", send: post + te + "Content-Length: 4\r\n\r\n" + chunked(hidden), closes: true},
 		{name: "TE.CL of a long head", send: post + "X: " + strings.Repeat("x", 20_000) + "\r\nContent-Length: 4\r\n" + te + "\r\n" + chunked(hidden), closes: true},
-		{name: "TE.CL behind chunks", send: post + te + "\r\n" + hello + "POST /c~ HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n" + te + "\r\n" + chunked(hidden),
-			reads: []string{"POST /c~|hello", "POST /c~|" + hidden}, closes: true},
+		{name: "TE.CL behind chunks", send: post + te + "\r\n5;x\r\nhello\r\n0\r\n\r\n" + "POST /c~ HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n" + te + "\r\n" + chunked(hidden),
+			reads: []string{"POST /c~|hello"}, valid: true, closes: true},
 	}
 	for _, o := range obscured {
 		// Who overlooks this line reads the length, who does not reads chunks. Whichever the instance would be, the other
