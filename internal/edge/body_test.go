@@ -203,6 +203,9 @@ func TestExpectContinue(t *testing.T) {
 	c.r.ReadString('\n')
 	c.send("body")
 	res := c.response("POST")
+	for res.StatusCode == http.StatusContinue { // the instance's own may come after net/http's
+		res = c.response("POST")
+	}
 	if b, err := io.ReadAll(res.Body); err != nil || string(b) != "body" || res.StatusCode != http.StatusOK {
 		t.Errorf("%d %q %v", res.StatusCode, b, err)
 	}
