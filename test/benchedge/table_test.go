@@ -115,7 +115,8 @@ whether a client that does may resume it, and which version it speaks. A proxy m
 - **CPU** is that of all processes of the proxy, by /proc; of fairlead the edge's only, as no request meets the others.
 - **Memory** is resident, while the load is on; what several processes share counts once.
 - haproxy and nginx are Debian's, caddy is 2.11.9; "reverseproxy" is the standard library's, untuned but for the number of connections it
-  keeps to the backend. All have as many threads as cores and no access log. fairlead counts each request in its histograms.
+  keeps to the backend. All have as many threads as cores and no access log. fairlead counts each request in its histograms, and
+  has every protection of docs/guide/edge.md on, with values that no request of this meets.
 
 Measured on %s. Other work ran beside it and took about %.0f %% of the machine;
 the more it was, the less a single rate says, while the CPU column holds better.
