@@ -40,6 +40,7 @@ func (a *Agent) sample() {
 
 // count reads the counters now.
 func (a *Agent) count() counters {
+	a.machine.Count()
 	c := counters{}
 	for _, r := range a.stats.Read() {
 		k := counterKey{r.Service, r.Environment, r.Release}

@@ -287,6 +287,7 @@ func (a *Agent) start(ro journal.Rollout, rel release.Release, listen string) {
 	a.mu.Unlock()
 	go func() {
 		defer cancel(nil)
+		defer a.machine.Watch(ro.Plan.Service, ro.Plan.Environment)()
 		a.drive(ctx, r, ro, rel, listen)
 		a.mu.Lock()
 		delete(a.runs, r.id)
@@ -334,6 +335,9 @@ func (a *Agent) drive(ctx context.Context, r *run, ro journal.Rollout, rel relea
 		}
 	}
 	defer late.insist(a.ctx)
+	if w := a.machine.Way(p.Service, p.Environment); w.Lacks {
+		r.tell(event.Event{Time: time.Now(), Type: "steering", Level: event.Warn, Service: p.Service, Release: int(p.New), Text: "connections go through the proxy, not the kernel: " + w.Why})
+	}
 	r.tell(event.Event{Time: time.Now(), Type: api.EventEnd, Level: event.Info, Service: p.Service, Release: int(p.New), Data: end})
 }
 

@@ -56,6 +56,8 @@ func (a *Agent) status(ctx context.Context, service, env string) (api.Status, er
 			s.RPS = float64(d.Requests) / secs
 		}
 		s.P95 = d.Quantile(0.95)
+		w := a.machine.Way(e.Service, e.Environment)
+		s.Mode, s.ModeWhy = w.Mode, w.Why
 		s.Rollout = a.under(ctx, e)
 		st.Services = append(st.Services, s)
 	}

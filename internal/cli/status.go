@@ -58,7 +58,11 @@ func writeStatus(w io.Writer, st api.Status, s styles) {
 		case ready(svc) == 0:
 			state = s.bad("no instance ready")
 		}
-		fmt.Fprintf(w, "%s  %s  release %d %s  %s  %.1f req/s  p95 %s\n", s.bold(title(svc)), state, svc.Current, svc.Version, svc.URL, svc.RPS, short(svc.P95))
+		traffic := fmt.Sprintf("%.1f req/s  p95 %s", svc.RPS, short(svc.P95))
+		if svc.Mode == "kernel" && svc.Rollout == nil {
+			traffic = "by the kernel" // which counts no requests while nobody needs to know
+		}
+		fmt.Fprintf(w, "%s  %s  release %d %s  %s  %s\n", s.bold(title(svc)), state, svc.Current, svc.Version, svc.URL, traffic)
 		if u := svc.Rollout; u != nil {
 			verb := "going to"
 			if u.Undoing {
@@ -128,6 +132,9 @@ func instanceTable(svc api.Service, s styles) string {
 // remarks are what a person should know and the table has no room for.
 func remarks(svc api.Service) []string {
 	seen := map[string]bool{}
+	if svc.ModeWhy != "" {
+		seen["connections go through the proxy, not the kernel: "+svc.ModeWhy] = true
+	}
 	for _, i := range svc.Instances {
 		if i.State != supervise.Ready && i.Last != nil {
 			seen[fmt.Sprintf("release %d instance %d %s (%s ago)", i.Release, i.Number, i.Last.Reason, time.Since(i.Last.At).Round(time.Second))] = true

@@ -158,3 +158,25 @@ func (s *Stats) Gap(service, env string) time.Duration {
 	}
 	return gap
 }
+
+// Merge adds what somebody else counted to the counters of an instance and of its route.
+func (s *Stats) Merge(service, env string, release, instance int, c Counts) error {
+	for _, k := range []slotKey{{service, env, release, instance}, {Service: service, Environment: env}} {
+		sl, err := s.slot(k)
+		if err != nil {
+			return err
+		}
+		sl.requests.Add(c.Requests)
+		sl.failed.Add(c.Failed)
+		sl.undone.Add(c.Undone)
+		sl.aborted.Add(c.Aborted)
+		sl.nanos.Add(c.Nanos)
+		for i, n := range c.Classes {
+			sl.classes[i].Add(n)
+		}
+		for i, n := range c.Hist {
+			sl.hist[i].Add(n)
+		}
+	}
+	return nil
+}

@@ -25,7 +25,7 @@ func (a *reply) pass() error {
 	c.s.proxy.begun(ex, a.status)
 	bodiless := c.head.first == http.MethodHead || a.status == http.StatusNoContent || a.status == http.StatusNotModified
 	untold := !bodiless && !f.chunked && f.length < 0 // it ends with the connection
-	a.keep = !c.frame.close && !c.s.leaving.Load()
+	a.keep = !c.frame.close && !c.s.leaving.Load() && !ex.route.Direct
 	a.head(f, bodiless, untold)
 	var err error
 	switch {

@@ -143,6 +143,9 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	if p.aside(listen, rt, w, r) {
 		return
 	}
+	if rt.Direct && r.Header.Get("Upgrade") == "" {
+		w.Header().Set("Connection", "close")
+	}
 	start := time.Now()
 	ex := &exchange{route: rt, point: point(rt, r), preview: rt.Preview.previews(r)}
 	cw := &countingWriter{ResponseWriter: w, ex: ex}

@@ -290,7 +290,10 @@ func (s *Server) listen(addr string) error {
 	if f := s.given[addr]; f != nil {
 		l, err = net.FileListener(f)
 	} else {
-		l, err = net.Listen("tcp", addr)
+		// Not Multipath TCP, which Go listens for by default: the kernel could not steer connections to this socket.
+		var lc net.ListenConfig
+		lc.SetMultipathTCP(false)
+		l, err = lc.Listen(context.Background(), "tcp", addr)
 	}
 	if err != nil {
 		return err

@@ -29,9 +29,11 @@ type Table struct {
 type Route struct {
 	Service     string         `json:"service"`
 	Environment string         `json:"environment"`
-	Listen      string         `json:"listen"`          // host:port
-	Hosts       []string       `json:"hosts,omitempty"` // lower case; "*.example.com" for all below; empty for all
-	Paths       []string       `json:"paths,omitempty"` // only what lies below one of them, as "/api"; none for all
+	Listen      string         `json:"listen"`           // host:port
+	Mode        string         `json:"mode,omitempty"`   // "kernel" or "adaptive": the machine has the kernel place connections, and the edge serves those that are left to it
+	Direct      bool           `json:"direct,omitempty"` // the kernel does: who is still here is asked to come again, to an instance
+	Hosts       []string       `json:"hosts,omitempty"`  // lower case; "*.example.com" for all below; empty for all
+	Paths       []string       `json:"paths,omitempty"`  // only what lies below one of them, as "/api"; none for all
 	Backends    []Backend      `json:"backends"`
 	Sticky      string         `json:"sticky,omitempty"`   // how a client keeps its release: client, cookie:NAME or header:NAME
 	TLS         *TLS           `json:"tls,omitempty"`      // nil: plain HTTP
@@ -92,6 +94,12 @@ func (t *Table) Check() error {
 		}
 		if _, _, err := net.SplitHostPort(r.Listen); err != nil {
 			return fail.New(fail.Usage, "routing table", "%s: listen %q: %w", r.Key(), r.Listen, err)
+		}
+		for _, other := range t.Routes {
+			if _, port, _ := net.SplitHostPort(other.Listen); r.Mode != "" && other.Key() != r.Key() && strings.HasSuffix(r.Listen, ":"+port) {
+				return fail.New(fail.Usage, "routing table", "%s takes connections at %s, which %s has for itself: it is steered by the kernel, which knows no hosts", other.Key(), other.Listen, r.Key()).
+					Hinted("give one of them a route.listen of its own, or set route.mode: proxy for %s", r.Service)
+			}
 		}
 		for _, addr := range r.addresses() {
 			for _, h := range hostsOf(r) {

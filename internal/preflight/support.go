@@ -26,8 +26,8 @@ func judgeSupport(s *spec.Spec, platform string) []Finding {
 	if s.Target.Kubernetes != nil {
 		no("target.kubernetes", "remove target.kubernetes: the service then runs on this machine")
 	}
-	if s.Route.Mode == "kernel" {
-		no("route.mode: kernel", "remove it or set it to proxy")
+	if m := s.Route.Mode; (m == "kernel" || m == "adaptive") && !strings.HasPrefix(platform, "linux/") {
+		out = append(out, Finding{ID: IDUnsupported, Severity: Warning, Found: "route.mode: " + m + " needs Linux; here connections go through the proxy", Fix: "set route.mode: proxy for this environment"})
 	}
 	for _, name := range sopsSecrets(s) {
 		no("run.secrets."+name+" from sops", "write file://PATH, or env://NAME and start fairlead inside `sops exec-env FILE`")

@@ -311,7 +311,7 @@ func (d *decoder) checkRoute(s *Spec) error {
 	if err := d.checkGuard(r); err != nil {
 		return err
 	}
-	return d.oneOf("route.mode", r.Mode, "proxy", "kernel")
+	return d.checkMode(s)
 }
 
 func (d *decoder) oneOf(path, v string, allowed ...string) error {

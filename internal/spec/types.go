@@ -170,7 +170,7 @@ type Route struct {
 	Hosts  []string `json:"hosts,omitempty" jsonschema:"host names; all when empty"`
 	Listen string   `json:"listen,omitempty" jsonschema:"public address, as :80; default: 127.0.0.1 and the first free port from 8080"`
 	TLS    string   `json:"tls,omitempty" jsonschema:"off, auto (from a certificate authority, by ACME), own (from files) or local (from an authority of the machine's own, for development); default off"`
-	Mode   string   `json:"mode,omitempty" jsonschema:"proxy or kernel"`
+	Mode   string   `json:"mode,omitempty" jsonschema:"how connections reach instances: proxy, kernel (handed over with no proxy; Linux, root) or adaptive (kernel, but through the proxy while a rollout is under way); default proxy"`
 
 	HTTP        string      `json:"http,omitempty" jsonschema:"with tls: where plain HTTP is sent on to https, as :80, or off; default :80 where listen is port 443"`
 	Certificate Certificate `json:"certificate,omitzero" jsonschema:"tls: own"`

@@ -33,7 +33,7 @@ func (k *Kernel) Drain(ctx context.Context, public netip.AddrPort, s Socket) err
 	}
 	for {
 		k.mu.Lock()
-		busy, err := k.watch.mark(public, s, true)
+		busy, err := k.watch.mark(public, s, all)
 		k.mu.Unlock()
 		if !s.Process.Alive() {
 			return nil

@@ -101,18 +101,27 @@ func (k *Kernel) Set(services []Service) map[netip.AddrPort]error {
 	defer k.mu.Unlock()
 	problems := map[netip.AddrPort]error{}
 	next, used := map[address]*placement{}, map[uint64]bool{}
+	var moved []Service
 	for _, s := range services {
 		p, err := k.placement(s, used)
 		if err == nil && s.Observe {
-			err = k.observe(s) // before the first connection comes
+			err = k.observe(s, false) // before the first connection comes
 		}
 		if err != nil {
 			problems[s.Listen] = err
 			continue
 		}
-		next[addressOf(s.Listen)] = p
+		at := addressOf(s.Listen)
+		if was := k.inForce[at]; was != nil && was.Table != p.Table && s.Observe {
+			moved = append(moved, s)
+		}
+		next[at] = p
 	}
-	err := errors.Join(k.apply(next), k.observing(services))
+	err := k.apply(next)
+	for _, s := range moved {
+		err = errors.Join(err, k.observe(s, true)) // after it: they come again at once
+	}
+	err = errors.Join(err, k.observing(services))
 	for _, s := range services {
 		if err != nil && problems[s.Listen] == nil {
 			problems[s.Listen] = err

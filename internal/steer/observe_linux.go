@@ -22,10 +22,10 @@ type observer struct {
 
 // placed is the value that belongs to a socket; see steer.bpf.c.
 type placed struct {
-	Owner   uint64
-	Since   uint64
-	Observe uint32
-	Drain   uint32
+	Owner uint64
+	Since uint64
+	Own   uint32
+	Drain uint32
 }
 
 // watching returns the observer, begun when there is none. k.mu is held.
@@ -87,18 +87,22 @@ func (o *observer) close() error {
 	return err
 }
 
-// observe begins to look at a service. k.mu is held.
-func (k *Kernel) observe(s Service) error {
+// observe begins to look at a service; moved says that its connections shall be placed anew. k.mu is held.
+func (k *Kernel) observe(s Service, moved bool) error {
 	o, err := k.watching()
 	if err != nil {
 		return err
 	}
 	for _, sh := range s.Shares {
 		for _, sock := range sh.Sockets {
-			if o.seen[sock] {
+			e := nobody
+			switch {
+			case moved:
+				e = present
+			case o.seen[sock]:
 				continue
 			}
-			if _, err := o.mark(s.Listen, sock, false); err != nil {
+			if _, err := o.mark(s.Listen, sock, e); err != nil {
 				return err
 			}
 			o.seen[sock] = true
@@ -107,9 +111,18 @@ func (k *Kernel) observe(s Service) error {
 	return nil
 }
 
-// mark has the connections that the process took at a public address, and those it will take, observed or ended with their
-// next answer. It returns how many have something under way.
-func (o *observer) mark(public netip.AddrPort, s Socket, end bool) (busy int, err error) {
+// ending is which connections are told with their next answer that it is the last one.
+type ending int
+
+const (
+	nobody  ending = iota
+	present        // those that are there now: their clients come again, and are placed anew
+	all            // those that come, too
+)
+
+// mark has the connections that the process took at a public address, and those it will take, observed. It returns how many
+// have something under way.
+func (o *observer) mark(public netip.AddrPort, s Socket, e ending) (busy int, err error) {
 	h, err := hold(s)
 	if err != nil {
 		return 0, err
@@ -136,7 +149,7 @@ func (o *observer) mark(public netip.AddrPort, s Socket, end bool) (busy int, er
 			}
 			o.owner[owner] = s
 		}
-		return o.objects.Maps["places"].Put(uint32(fd), placed{Owner: owner, Observe: 1, Drain: flag(end)})
+		return o.objects.Maps["places"].Put(uint32(fd), placed{Owner: owner, Own: uint32(s.Port), Drain: flag(e == all)})
 	})
 	if err != nil || owner == 0 {
 		return busy, err
@@ -145,7 +158,7 @@ func (o *observer) mark(public netip.AddrPort, s Socket, end bool) (busy int, er
 		if listens || local.Port() != public.Port() {
 			return nil
 		}
-		n, err := o.watch(fd, owner, end)
+		n, err := o.watch(fd, owner, e != nobody)
 		busy += n
 		return err
 	})
@@ -166,7 +179,7 @@ func (o *observer) watch(fd int, owner uint64, end bool) (busy int, err error) {
 		p.Since = monotonic()
 	}
 	if !known || p.Drain != flag(end) {
-		p.Owner, p.Observe, p.Drain = owner, 1, flag(end)
+		p.Owner, p.Drain = owner, flag(end)
 		if err := places.Put(uint32(fd), p); err != nil {
 			return 0, err
 		}

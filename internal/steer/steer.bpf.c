@@ -43,8 +43,8 @@ struct service {
 struct placed {
 	__u64 owner;    /* key of counts */
 	__u64 since;    /* when the last piece of a request was read that has no answer yet, ns; 0: nothing is under way */
-	__u32 observe;  /* 1: answers are looked at */
-	__u32 drain;    /* 1: and each is told to be the last one */
+	__u32 own;      /* the port at which the service listens itself: who connects there was not steered */
+	__u32 drain;    /* 1: each answer is told to be the last one */
 };
 
 struct counted {
@@ -122,7 +122,7 @@ int steer(struct bpf_sk_lookup *ctx)
 	return SK_PASS;
 }
 
-/* accepted takes the new connections of services that are observed into the map whose sends are looked at. */
+/* accepted takes the new connections of instances that are observed into the map whose sends are looked at. */
 SEC("sockops")
 int accepted(struct bpf_sock_ops *o)
 {
@@ -132,7 +132,7 @@ int accepted(struct bpf_sock_ops *o)
 	if (!sk)
 		return 1;
 	struct placed *p = bpf_sk_storage_get(&places, sk, 0, 0);
-	if (!p)
+	if (!p || p->own == o->local_port)
 		return 1;
 	struct counted *c = bpf_map_lookup_elem(&counts, &p->owner);
 	if (!c)
@@ -140,11 +140,9 @@ int accepted(struct bpf_sock_ops *o)
 	if (o->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
 		c->connections++;
 		p->since = 0;
-		if (p->observe || p->drain) {
-			__u64 cookie = bpf_get_socket_cookie(o);
-			bpf_sock_hash_update(o, &watched, &cookie, BPF_ANY);
-			bpf_sock_ops_cb_flags_set(o, o->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-		}
+		__u64 cookie = bpf_get_socket_cookie(o);
+		bpf_sock_hash_update(o, &watched, &cookie, BPF_ANY);
+		bpf_sock_ops_cb_flags_set(o, o->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 		return 1;
 	}
 	if (p->since && o->args[0] == TCP_ESTABLISHED) {

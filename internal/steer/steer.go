@@ -23,7 +23,7 @@ type Service struct {
 	Sticky  bool           // a client's connections go to one release while its share only grows, chosen by the client's address
 	Shares  []Share        // whose connections they become; where none can take one, it is left to who listens at Listen
 	Proxy   Socket         // with a process: it gets all of them, and the instances only when it is gone
-	Observe bool           // what the instances answer is counted; see [Kernel.Take]
+	Observe bool           // what instances answer is counted, see [Kernel.Take], and connections are placed anew when shares change
 }
 
 // Share is a release's part of the new connections.

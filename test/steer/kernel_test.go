@@ -340,12 +340,17 @@ func TestObserved(t *testing.T) {
 	if got := get(kept, url); got != "old" {
 		t.Fatal(got) // a connection from before
 	}
-	service.Shares, service.Observe = []steer.Share{{Release: 1, Sockets: []steer.Socket{old.Socket}}, one(2, young)}, true
+	service.Observe = true
 	set(t, k, service)
 	for i := range 40 {
 		if got := get(kept, url+"/?status="+[]string{"200", "500"}[i%2]); got != "old" {
 			t.Fatal(got)
 		}
+	}
+	service.Shares = []steer.Share{{Release: 1, Sockets: []steer.Socket{old.Socket}}, one(2, young)}
+	set(t, k, service)
+	if got := get(kept, url) + get(kept, url+"/?status=404"); got != "oldnew" {
+		t.Errorf("a connection is placed anew behind its next answer: %s", got)
 	}
 	fresh := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}, Timeout: 5 * time.Second}
 	for range 30 {
@@ -353,15 +358,19 @@ func TestObserved(t *testing.T) {
 			t.Fatal(got)
 		}
 	}
+	// Who asks the instance itself, as a probe does, is not the service's client.
+	if got := get(fresh, fmt.Sprintf("http://127.0.0.1:%d", young.Port)); got != "new" {
+		t.Fatal(got)
+	}
 	if got := get(fresh, url+"/slow?for=100ms"); got != "new" {
 		t.Fatal(got)
 	}
 	got := k.Take()
 	o, n := got[old.Socket], got[young.Socket]
-	if o.Classes != [6]uint64{2: 20, 5: 20} {
+	if o.Classes != [6]uint64{2: 21, 5: 20} || o.Last != 1 {
 		t.Errorf("the old one, on a connection that was there before: %+v", o)
 	}
-	if n.Classes != [6]uint64{2: 1, 4: 30} || n.Connections != 1 {
+	if n.Classes != [6]uint64{2: 1, 4: 31} || n.Connections != 2 {
 		t.Errorf("the new one: %+v", n)
 	}
 	var answers uint64
@@ -371,7 +380,7 @@ func TestObserved(t *testing.T) {
 			slowest = i
 		}
 	}
-	if end := time.Duration(steer.BucketEnd(slowest)); answers != 31 || end < 100*time.Millisecond || end > time.Second {
+	if end := time.Duration(steer.BucketEnd(slowest)); answers != 32 || end < 100*time.Millisecond || end > time.Second {
 		t.Errorf("%d latencies, the slowest up to %s", answers, end)
 	}
 	if again := k.Take(); len(again) != 0 {

@@ -168,6 +168,8 @@ type Service struct {
 	Commit      string               `json:"commit,omitempty"`
 	Weights     map[int]int          `json:"weights"` // percent by release
 	Instances   []supervise.Instance `json:"instances"`
+	Mode        string               `json:"mode"`               // how new connections reach instances: proxy, or kernel
+	ModeWhy     string               `json:"mode_why,omitempty"` // it is proxy, where the kernel was asked for
 	RPS         float64              `json:"requests_per_second"`
 	P95         time.Duration        `json:"p95_ns"`
 	Rollout     *Under               `json:"rollout,omitempty"`

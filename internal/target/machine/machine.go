@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/release"
+	"github.com/fairlead-dev/fairlead/internal/steer"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
 	"github.com/fairlead-dev/fairlead/internal/wait"
 )
@@ -30,6 +31,7 @@ type Machine struct {
 	log   *slog.Logger
 
 	mu       sync.Mutex
+	steering steering
 	table    edge.Table // in force, or about to be
 	known    bool       // table was read from the edge
 	snap     supervise.Snapshot
@@ -40,11 +42,15 @@ type Machine struct {
 // New makes the machine behind d's sockets. st is read for the requests under way.
 func New(d home.Dirs, st *edge.Stats, log *slog.Logger) *Machine {
 	return &Machine{dirs: d, sup: supervise.NewClient(d.Sock(home.Supervisor)), edge: edge.NewClient(d.Sock(home.Edge)), stats: st,
-		log: log, draining: map[instanceID]bool{}, changed: make(chan struct{})}
+		log: log, draining: map[instanceID]bool{}, changed: make(chan struct{}),
+		steering: steering{watched: map[string]int{}, owners: map[steer.Socket]instanceID{}}}
 }
 
 // Run follows the supervisor until ctx is done: every change of what is ready reaches the edge.
 func (m *Machine) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { m.keepSteering(ctx) })
 	var rev uint64
 	for ctx.Err() == nil {
 		snap, err := m.sup.Wait(ctx, rev)
@@ -85,11 +91,13 @@ func (m *Machine) push(ctx context.Context, f func(*edge.Table)) error {
 	}
 	for i := range next.Routes {
 		r := &next.Routes[i]
+		r.Direct = m.steering.ways[r.Key()].Mode == modeKernel
 		for b := range r.Backends {
 			r.Backends[b].Endpoints = m.endpoints(r.Service, r.Environment, r.Backends[b].Release)
 		}
 	}
 	if reflect.DeepEqual(next, m.table) {
+		m.steer()
 		return nil
 	}
 	gen, err := m.edge.Set(ctx, next)
@@ -99,6 +107,7 @@ func (m *Machine) push(ctx context.Context, f func(*edge.Table)) error {
 	}
 	next.Generation = gen
 	m.table = next
+	m.steer()
 	return nil
 }
 
@@ -136,9 +145,9 @@ func idOf(i supervise.Instance) instanceID {
 	return instanceID{i.Service, i.Environment, i.Release, i.Number}
 }
 
-// Ready waits until the supervisor and the edge have answered once: before that the machine only looks empty.
+// Ready waits until the machine is informed.
 func (m *Machine) Ready(ctx context.Context) error {
-	return m.await(ctx, func() (bool, error) { return m.known && m.snap.Revision != 0, nil })
+	return m.await(ctx, func() (bool, error) { return m.informed(), nil })
 }
 
 // Instances returns what the supervisor last said of a service's instances.

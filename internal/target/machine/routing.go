@@ -18,6 +18,7 @@ const routeFile = "route.json"
 // routing is what a release says of its route: going back restores it.
 type routing struct {
 	Hosts   []string       `json:"hosts,omitempty"`
+	Mode    string         `json:"mode,omitempty"`
 	Paths   []string       `json:"paths,omitempty"`
 	Strip   bool           `json:"strip,omitempty"`
 	Headers edge.Headers   `json:"headers,omitzero"`
@@ -38,6 +39,9 @@ func routingOf(s *spec.Spec) routing {
 	}
 	r := routing{Hosts: s.Route.Hosts, Sticky: s.Release.Sticky, Preview: edge.Preview{Host: s.Route.Preview.Host, Header: header(s.Route.Preview.Header)}}
 	r.Paths, r.Strip = s.Route.Paths, s.Route.Strip
+	if s.Route.Mode != "proxy" {
+		r.Mode = s.Route.Mode
+	}
 	r.Headers = edge.Headers{Request: edge.Change(s.Route.Headers.Request), Response: edge.Change(s.Route.Headers.Response)}
 	for _, t := range s.Route.Trusted {
 		if p, err := spec.Prefix(t); err == nil { // it was checked when the spec was loaded
@@ -65,7 +69,7 @@ func (r routing) Redirect(listen string) string { return r.Route.Redirect(listen
 // RouteOf is a service's route as its spec wants it at an address, without anybody behind it.
 func RouteOf(s *spec.Spec, env, listen string) edge.Route {
 	r := routingOf(s)
-	return edge.Route{Service: s.Service, Environment: env, Listen: listen, Redirect: r.Redirect(listen), Hosts: r.Hosts, Paths: r.Paths, TLS: r.TLS, Preview: r.Preview}
+	return edge.Route{Service: s.Service, Environment: env, Listen: listen, Redirect: r.Redirect(listen), Mode: r.Mode, Hosts: r.Hosts, Paths: r.Paths, TLS: r.TLS, Preview: r.Preview}
 }
 
 func (t *Target) routing(id release.ID) (r routing, err error) {

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/depot"
@@ -103,6 +105,9 @@ func (t *Target) Stage(ctx context.Context, r release.Release) error {
 		Service: t.service, Environment: t.env, Release: int(r.ID), Path: bin, Args: s.Run.Args, Env: s.Run.Env, Dir: data,
 		Limits: s.Run.Limits, Probes: s.Run.Probes, StartupTimeout: s.Run.StartupTimeout, Stop: s.Run.Stop, Logs: s.Run.Logs,
 	}
+	if s.Route.Mode != "proxy" {
+		p.Env = withoutMultipath(p.Env)
+	}
 	if f := s.Run.Faults; f != (spec.InstanceFaults{}) {
 		if err := t.m.burden(&p, f); err != nil {
 			return err
@@ -115,6 +120,22 @@ func (t *Target) Stage(ctx context.Context, r release.Release) error {
 		}
 	}
 	return home.WriteJSON(filepath.Join(dir, programFile), p, 0o600)
+}
+
+// withoutMultipath has a Go service open plain TCP sockets, which the kernel can hand connections to. What the service says of
+// it itself stays.
+func withoutMultipath(env map[string]string) map[string]string {
+	const setting = "multipathtcp"
+	out := maps.Clone(env)
+	switch old := env["GODEBUG"]; {
+	case out == nil:
+		out = map[string]string{"GODEBUG": setting + "=0"}
+	case old == "":
+		out["GODEBUG"] = setting + "=0"
+	case !strings.Contains(old, setting):
+		out["GODEBUG"] = old + "," + setting + "=0"
+	}
+	return out
 }
 
 // programs verifies an artifact and links its programs into dir. It returns the path of the one that is started.
@@ -196,15 +217,15 @@ func (t *Target) drain(ctx context.Context, id release.ID, n int, limit time.Dur
 	if err := m.change(ctx, nil); err != nil {
 		return err
 	}
-	deadline := time.Now().Add(limit)
+	within, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	for _, i := range leaving {
-		for m.stats.Open(t.service, t.env, int(id), i.Number) > 0 && time.Now().Before(deadline) {
-			if err := wait.For(ctx, 5*time.Millisecond); err != nil {
-				return err
-			}
+		for m.stats.Open(t.service, t.env, int(id), i.Number) > 0 && wait.For(within, 5*time.Millisecond) == nil {
+			continue
 		}
 	}
-	return nil
+	t.freeOf(within, leaving)
+	return context.Cause(ctx)
 }
 
 // giveUpAfter is how many ends before its first readiness an instance of a new release has. One that was merely too slow
@@ -299,6 +320,7 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 		if top != 0 {
 			r.Listen, r.Redirect, r.Hosts, r.TLS = t.listen, most.Redirect(t.listen), most.Hosts, most.TLS
 			r.Paths, r.Strip, r.Headers, r.Trusted = most.Paths, most.Strip, most.Headers, most.Trusted
+			r.Mode = most.Mode
 			r.Sticky, r.Preview, r.Mirror = last.Sticky, last.Preview, last.Mirror
 			r.Guard = most.Guard // as the release that most clients see was made for
 		}

@@ -1,0 +1,32 @@
+package spec
+
+import "slices"
+
+// checkMode refuses what needs somebody who reads requests, where the kernel hands over connections that nobody reads.
+func (d *decoder) checkMode(s *Spec) error {
+	r := s.Route
+	if err := d.oneOf("route.mode", r.Mode, "proxy", "kernel", "adaptive"); err != nil || r.Mode == "proxy" {
+		return err
+	}
+	type setting struct {
+		path string
+		set  bool
+	}
+	needs := []setting{
+		{"route.hosts", len(r.Hosts) > 0}, {"route.paths", len(r.Paths) > 0}, {"route.tls", r.TLS != "off" && r.TLS != ""},
+		{"route.headers.request", len(r.Headers.Request.Set)+len(r.Headers.Request.Remove) > 0},
+		{"route.headers.response", len(r.Headers.Response.Set)+len(r.Headers.Response.Remove) > 0},
+		{"route.trusted", len(r.Trusted) > 0}, {"route.timeouts", r.Timeouts != Timeouts{}}, {"route.eject", r.Eject != Eject{}},
+		{"route.concurrency", r.Concurrency != Concurrency{}}, {"route.rate", len(r.Rate) > 0}, {"route.body", r.Body != 0},
+		{"route.allow", len(r.Allow) > 0}, {"route.faults", len(r.Faults) > 0},
+	}
+	if r.Mode == "kernel" { // in the adaptive mode a rollout goes through the proxy
+		needs = append(needs, setting{"route.preview", r.Preview != Preview{}}, setting{"release.mirror", s.Release.Mirror.For > 0},
+			setting{"release.sticky", s.Release.Sticky != "" && s.Release.Sticky != "client"})
+	}
+	if i := slices.IndexFunc(needs, func(n setting) bool { return n.set }); i >= 0 {
+		e := d.at(needs[i].path, "this is done by who reads requests, and with route.mode: %s the kernel hands over connections that nobody reads", r.Mode)
+		return e.Hinted("remove it, or set route.mode: proxy")
+	}
+	return nil
+}
