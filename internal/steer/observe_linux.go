@@ -189,10 +189,10 @@ func (o *observer) watch(fd int, owner uint64, end bool) (busy int, err error) {
 		return 0, err
 	}
 	err = o.objects.Maps["watched"].Update(c, uint64(fd), ebpf.UpdateNoExist)
-	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EOPNOTSUPP) {
+	if errors.Is(err, unix.EOPNOTSUPP) {
 		return 0, nil // it ends meanwhile
 	}
-	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+	if err != nil && !errors.Is(err, unix.EBUSY) { // which is said of one that is watched already
 		return 0, fmt.Errorf("observe a connection: %w", err)
 	}
 	if quiet && p.Since == 0 {

@@ -401,7 +401,7 @@ func TestObserved(t *testing.T) {
 	}
 }
 
-// TestDrain: 16 clients that post without a pause lose nothing when the service ends.
+// TestDrain: 16 clients that post again and again lose nothing when the service ends.
 func TestDrain(t *testing.T) {
 	k, at := open(t), public(t)
 	old, young := start(t, "old"), start(t, "new")
@@ -410,10 +410,12 @@ func TestDrain(t *testing.T) {
 	var answers, byNew atomic.Int64
 	until, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
-	for range 16 {
+	for i := range 16 {
 		wg.Go(func() {
+			pause := time.NewTicker(time.Duration(1+i%2*40) * time.Millisecond) // some are idle for a moment
+			defer pause.Stop()
 			c := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}, Timeout: 10 * time.Second}
-			for until.Err() == nil {
+			for ; until.Err() == nil; <-pause.C {
 				// A body that cannot be sent again: the client must not repeat the request by itself.
 				res, err := c.Post("http://"+at.String(), "text/plain", io.NopCloser(strings.NewReader("x")))
 				if err != nil {
