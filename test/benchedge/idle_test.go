@@ -30,7 +30,7 @@ func (r idleRow) perConn(n int) float64 { return (r.whole - r.base) * 1024 / flo
 func (t *table) idleRows(b *testing.B, w *world, peers []peer, l idleLoad) {
 	h := held{conns: l.conns}
 	for _, p := range peers {
-		if p.name == direct {
+		if p.name == direct || p.name == kernel {
 			continue
 		}
 		b.Run(p.name, func(b *testing.B) { // ends it, too, before the next one begins

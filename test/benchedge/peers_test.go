@@ -48,7 +48,7 @@ func allPeers(b *testing.B) []peer {
 			return running{addr: w.backend.TLS}
 		}
 		return running{addr: w.backend.Plain}
-	}}, {"fairlead", startFairlead}, {"haproxy", startHAProxy}, {"nginx", startNginx}, {"caddy", startCaddy}, {"reverseproxy", startReverseProxy}}
+	}}, {kernel, startKernel}, {"fairlead", startFairlead}, {"haproxy", startHAProxy}, {"nginx", startNginx}, {"caddy", startCaddy}, {"reverseproxy", startReverseProxy}}
 	plain, encrypted := given(b, "PEER"), given(b, "PEER_TLS")
 	for name := range encrypted {
 		if _, ok := plain[name]; !ok {

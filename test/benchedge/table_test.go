@@ -43,11 +43,14 @@ func (t *table) add(s shape, rows []row) {
 	text := "### " + s.title() + "\n\n| | requests/s | × direct | p50 / p99, ms | CPU s for 100,000 | memory, MB |" + more + "\n|---|---|---|---|---|---|" + line + "\n"
 	for _, r := range rows {
 		cpu, memory, name := fmt.Sprintf("%.2f", r.cpu), fmt.Sprintf("%.0f", r.memory), r.name
-		if r.name == direct {
+		if r.name == direct || r.name == kernel {
 			cpu, memory = "-", "-"
 		}
-		if r.name == "fairlead" {
+		switch r.name {
+		case "fairlead":
 			name = "**fairlead**"
+		case kernel:
+			name = "**fairlead, by the kernel**"
 		}
 		text += fmt.Sprintf("| %s | %.0f | %.2f | %s / %s | %s | %s |", name, r.rate, r.rate/base, ms(r.p50), ms(r.p99), cpu, memory)
 		if s.tls {
@@ -112,6 +115,7 @@ peers in turns within a round, %d connections, one backend (a Go server with fix
 ECDSA P-256 certificate (fairlead: ` + "`tls: own`" + `), for direct the backend does. wrk comes back with its last session, and the column TLS says
 whether a client that does may resume it, and which version it speaks. A proxy may then beat direct, whose TLS is Go's. No request failed.
 
+- **fairlead, by the kernel** is ` + "`route.mode: kernel`" + `: the backend itself takes the connections, and no process stands between.
 - **CPU** is that of all processes of the proxy, by /proc; of fairlead the edge's only, as no request meets the others.
 - **Memory** is resident, while the load is on; what several processes share counts once.
 - haproxy and nginx are Debian's, caddy is 2.11.9; "reverseproxy" is the standard library's, untuned but for the number of connections it

@@ -37,6 +37,7 @@ type world struct {
 	backend        struct {
 		Plain, TLS string
 		More       []string
+		pid        int
 	}
 }
 
@@ -51,7 +52,8 @@ func newWorld(b *testing.B, more int) *world {
 	if err != nil {
 		b.Fatal(err)
 	}
-	w.run(b, "backend", cmd)
+	cmd.Env = append(os.Environ(), "GODEBUG=multipathtcp=0") // as the kernel wants it; for everybody alike
+	w.backend.pid = w.run(b, "backend", cmd)
 	line, err := bufio.NewReader(out).ReadBytes('\n')
 	if err == nil {
 		err = json.Unmarshal(line, &w.backend)
