@@ -14,7 +14,7 @@ import (
 func (s *Server) admin() http.Handler {
 	mux := http.NewServeMux()
 	rpc.Handle(mux, "PUT /v1/table", func(r *http.Request) (any, error) {
-		t, err := rpc.Decode[Table](r)
+		t, err := decodeTable(r.Body)
 		if err != nil {
 			return nil, err
 		}

@@ -25,6 +25,8 @@ type endpointState struct {
 	failures   atomic.Int64 // in a row
 	back       atomic.Int64 // when its last ejection ends, or ended
 
+	table uint64 // generation of the last one that named it; of who compiles tables
+
 	mu     sync.Mutex
 	growth int64 // how often it was ejected lately, at most maxGrowth
 }
@@ -88,17 +90,7 @@ func stateKey(r Route, b Backend, e Endpoint) string {
 	return slotKey{r.Service, r.Environment, b.Release, e.Instance}.String() + " " + e.Addr
 }
 
-// forget drops the states of instances that none of the tables names.
-func forget(states map[string]*endpointState, tables ...*Table) {
-	known := map[string]bool{}
-	for _, t := range tables {
-		for _, r := range t.Routes {
-			for _, b := range r.Backends {
-				for _, e := range b.Endpoints {
-					known[stateKey(r, b, e)] = true
-				}
-			}
-		}
-	}
-	maps.DeleteFunc(states, func(key string, _ *endpointState) bool { return !known[key] })
+// forget drops the states of instances that no table since generation named.
+func forget(states map[string]*endpointState, generation uint64) {
+	maps.DeleteFunc(states, func(_ string, s *endpointState) bool { return s.table < generation })
 }

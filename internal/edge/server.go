@@ -213,7 +213,10 @@ func (s *Server) Set(t Table) (uint64, error) {
 // keepTable writes the table that is about to be in force. A full disk does not keep it from being: going back to a good
 // release must work there, too. It is written as soon as there is room.
 func (s *Server) keepTable(t *Table) error {
-	err := home.WriteJSON(s.dirs.Table(), t, 0o600)
+	b, err := encodeTable(t)
+	if err == nil {
+		err = home.WriteFile(s.dirs.Table(), b, 0o600)
+	}
 	s.unsaved = errors.Is(err, syscall.ENOSPC)
 	if s.unsaved {
 		s.log.Error("the routing table is in force, but not on disk", "error", err)

@@ -268,7 +268,7 @@ func (s *Stats) lookup(name string) *slot {
 
 // recycle frees the counters of instances that are gone, once the file is filling up. Counters that go back to zero
 // are what Prometheus expects of a counter whose owner was replaced.
-func (s *Stats) recycle(keep map[string]bool) error {
+func (s *Stats) recycle(kept func() map[string]bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.head.slots.Load() < maxSlots*3/4 {
@@ -280,6 +280,7 @@ func (s *Stats) recycle(keep map[string]bool) error {
 	}
 	defer unlock()
 	s.refresh()
+	keep := kept()
 	for i := range int(s.head.slots.Load()) {
 		sl := s.at(i)
 		if name := sl.name(); name != "" && !keep[name] && s.waiting(sl) == 0 {

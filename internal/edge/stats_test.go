@@ -317,13 +317,13 @@ func TestSlotsAreRecycled(t *testing.T) {
 	}
 	b.Read()
 	keep := map[string]bool{key(1).String(): true}
-	if err := a.recycle(keep); err != nil || len(b.Read()) != maxSlots*3/4-1 {
+	if err := a.recycle(func() map[string]bool { return keep }); err != nil || len(b.Read()) != maxSlots*3/4-1 {
 		t.Fatalf("recycled too early: %v", err)
 	}
 	get(a, maxSlots)
 	busy := get(a, 2)
 	a.begin(busy)
-	if err := a.recycle(keep); err != nil {
+	if err := a.recycle(func() map[string]bool { return keep }); err != nil {
 		t.Fatal(err)
 	}
 	if r := b.Read(); len(r) != 2 || r[0].Instance+r[1].Instance != 3 || get(a, 1).requests.Load() != 1 {

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -95,11 +96,11 @@ func (t *Table) Check() error {
 		if _, _, err := net.SplitHostPort(r.Listen); err != nil {
 			return fail.New(fail.Usage, "routing table", "%s: listen %q: %w", r.Key(), r.Listen, err)
 		}
-		for _, other := range t.Routes {
-			if _, port, _ := net.SplitHostPort(other.Listen); r.Mode != "" && other.Key() != r.Key() && strings.HasSuffix(r.Listen, ":"+port) {
-				return fail.New(fail.Usage, "routing table", "%s takes connections at %s, which %s has for itself: it is steered by the kernel, which knows no hosts", other.Key(), other.Listen, r.Key()).
-					Hinted("give one of them a route.listen of its own, or set route.mode: proxy for %s", r.Service)
-			}
+		if r.Mode == "" {
+			// It may share its port.
+		} else if other := t.beside(r); other != nil {
+			return fail.New(fail.Usage, "routing table", "%s takes connections at %s, which %s has for itself: it is steered by the kernel, which knows no hosts", other.Key(), other.Listen, r.Key()).
+				Hinted("give one of them a route.listen of its own, or set route.mode: proxy for %s", r.Service)
 		}
 		for _, addr := range r.addresses() {
 			for _, h := range hostsOf(r) {
@@ -138,6 +139,16 @@ func (t *Table) Check() error {
 		}
 	}
 	return t.checkTLS()
+}
+
+// beside returns another route with the port of r, nil where there is none.
+func (t *Table) beside(r Route) *Route {
+	for i, o := range t.Routes {
+		if _, port, _ := net.SplitHostPort(o.Listen); o.Key() != r.Key() && strings.HasSuffix(r.Listen, ":"+port) {
+			return &t.Routes[i]
+		}
+	}
+	return nil
 }
 
 // hostsOf returns the hosts a route answers to, "" standing for all others.
@@ -210,10 +221,11 @@ type endpoint struct {
 // The counters of last, the table still in force, are kept: its requests count into them until the swap and after.
 func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*routes, error) {
 	c := &routes{generation: t.Generation, byListen: map[string]map[string][]below{}, byKey: map[string]*route{}}
-	if err := st.recycle(slotNames(t, last)); err != nil {
+	if err := st.recycle(func() map[string]bool { return slotNames(t, last) }); err != nil {
 		return nil, err
 	}
-	for _, r := range t.Routes {
+	for i, r := range t.Routes {
+		breathe(i)
 		s, err := st.slot(slotKey{Service: r.Service, Environment: r.Environment})
 		if err != nil {
 			return nil, err
@@ -232,10 +244,13 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 					return nil, err
 				}
 				key := stateKey(r, b, e)
-				if states[key] == nil {
-					states[key] = &endpointState{}
+				state := states[key]
+				if state == nil {
+					state = &endpointState{}
+					states[key] = state
 				}
-				cb.endpoints = append(cb.endpoints, &endpoint{addr: e.Addr, slot: s, state: states[key], faults: b.Faults, release: cb})
+				state.table = t.Generation
+				cb.endpoints = append(cb.endpoints, &endpoint{addr: e.Addr, slot: s, state: state, faults: b.Faults, release: cb})
 			}
 			cr.backs = append(cr.backs, cb)
 		}
@@ -256,7 +271,7 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 			slices.SortFunc(all, func(a, b below) int { return len(b.path) - len(a.path) })
 		}
 	}
-	forget(states, t, last)
+	forget(states, last.Generation)
 	return c, nil
 }
 
@@ -350,7 +365,7 @@ type slotKey struct {
 }
 
 func (k slotKey) String() string {
-	return fmt.Sprintf("%s@%s.%d.%d", k.Service, k.Environment, k.Release, k.Instance)
+	return k.Service + "@" + k.Environment + "." + strconv.Itoa(k.Release) + "." + strconv.Itoa(k.Instance)
 }
 
 func parseSlotKey(s string) (k slotKey, ok bool) {
