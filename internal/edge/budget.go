@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,12 +81,29 @@ func (p *proxy) again(ex *exchange, err error, may bool, deadline time.Time) err
 		}
 	case may && ex.resent < retries && p.recall(ex.route).budget.spend(time.Now(), ex.route.stats):
 		ex.resent++
+		ex.tried = append(ex.tried, ex.end.state)
 	default:
 		return err
 	}
 	ex.spoiled(err)
 	ex.end.slot.retried.Add(1)
 	return nil
+}
+
+// another returns end, or in place of one that the request was sent to already another instance of the same release, if there is one
+// to use. One that breaks off at once is often the least busy, too: without this a request could spend all its tries there.
+func (ex *exchange) another(end *endpoint, st *Stats) *endpoint {
+	if end == nil || !slices.Contains(ex.tried, end.state) {
+		return end
+	}
+	now := time.Now().UnixNano()
+	rest := slices.DeleteFunc(slices.Clone(end.release.endpoints), func(e *endpoint) bool {
+		return slices.Contains(ex.tried, e.state) || e.state.avoided(now)
+	})
+	if len(rest) == 0 {
+		return end
+	}
+	return twoChoices(rest, st)
 }
 
 // repeatable reports whether sending r again cannot do its work twice.

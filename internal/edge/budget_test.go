@@ -3,6 +3,7 @@
 package edge
 
 import (
+	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -71,5 +72,27 @@ func testOutageIsNotDoubled(t *testing.T, client clients) {
 	}
 	if got := n.Load(); got < 400 || got > 300+100+60+10*budgetFloor { // the last: seconds that left the window meanwhile
 		t.Errorf("300 requests were sent %d times", got)
+	}
+}
+
+// What an instance did not answer goes to another one, by both HTTP paths.
+func TestSentAgainElsewhere(t *testing.T) {
+	for name, guard := range map[string]*Guard{"own": nil, "net/http": {Try: time.Minute}} {
+		t.Run(name, func(t *testing.T) {
+			var n atomic.Int64
+			g := startEdge(t, newDirs(t))
+			table := oneRoute(dying(t, &n), serveOn(t, says("fine")))
+			table.Routes[0].Guard = guard
+			g.set(table)
+			c := client(t)
+			for range 80 { // of which one in eight would meet the dying one three times
+				if res, _ := get(t, c, g.url()); res.StatusCode != http.StatusOK {
+					t.Fatal(res.Status)
+				}
+			}
+			if n.Load() == 0 {
+				t.Error("nothing was ever sent again")
+			}
+		})
 	}
 }

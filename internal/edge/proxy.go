@@ -50,10 +50,11 @@ type exchange struct {
 	in      *http.Request // as it came, where the edge itself reads it and its route wants to see it
 	status  int
 	gotHead bool
-	empty   bool          // the answer has no body
-	resent  int           // how often it was sent again after something of it had been
-	waited  time.Duration // for an instance's answer to begin; 0 where that tells nothing
-	cutOff  atomic.Bool   // the client's own body broke off or is not HTTP
+	empty   bool             // the answer has no body
+	resent  int              // how often it was sent again after something of it had been
+	tried   []*endpointState // the instances to which it was sent, and which did not answer
+	waited  time.Duration    // for an instance's answer to begin; 0 where that tells nothing
+	cutOff  atomic.Bool      // the client's own body broke off or is not HTTP
 
 	refused  bool        // by a limit of the edge; see [refusal]
 	tooBig   atomic.Bool // its body went over longest
@@ -403,11 +404,11 @@ func (rt *route) pick(st *Stats, ex *exchange) *endpoint {
 	if ex.preview {
 		for _, b := range slices.Backward(rt.backs) {
 			if len(b.endpoints) > 0 {
-				return twoChoices(b.endpoints, st)
+				return ex.another(twoChoices(b.endpoints, st), st)
 			}
 		}
 	}
-	return pick(rt.backs, st, ex.point)
+	return ex.another(pick(rt.backs, st, ex.point), st)
 }
 
 // pick draws a release by weight among those that have endpoints, then takes the less busy of two of its endpoints
