@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -115,10 +116,19 @@ func (c *upstream) quiet() bool {
 	return err == nil && ok
 }
 
-// readHead reads the head of an answer. More is to wait for more of it than is there.
+// version is how every answer of HTTP/1 begins.
+const version = "HTTP/1."
+
+// readHead reads the head of an answer. More is to wait for more of it than is there. What is no head is not waited for: an instance
+// that speaks another protocol may wait in turn for what that makes of its greeting.
 func (c *upstream) readHead(more func() error) error {
 	var err error
-	c.buf, err = takeHead(c.r, c.buf[:0], more)
+	c.buf, err = takeHead(c.r, c.buf[:0], func() error {
+		if begin, _ := c.r.Peek(min(c.r.Buffered(), len(version))); !strings.HasPrefix(version, string(begin)) {
+			return errGarbage
+		}
+		return more()
+	})
 	if errors.Is(err, errHeadSize) || err == nil && !c.head.parse(c.buf) {
 		return errGarbage
 	}
