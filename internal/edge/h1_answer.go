@@ -14,13 +14,9 @@ import (
 // pass hands the answer on whose head was read.
 func (a *reply) pass() error {
 	c, ex, up := a.c, a.ex, a.up
-	f := up.head.frame()
+	f := a.frame
 	if up.head.first == "HTTP/1.0" {
 		f.close = true
-	}
-	if f.odd {
-		a.drop()
-		return a.refuse(nil, errGarbage)
 	}
 	c.s.proxy.begun(ex, a.status)
 	bodiless := c.head.first == http.MethodHead || a.status == http.StatusNoContent || a.status == http.StatusNotModified

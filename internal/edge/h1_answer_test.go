@@ -60,3 +60,18 @@ func TestNoHTTP(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 }
+
+// An answer whose end cannot be told is none, and another instance is asked.
+func TestOddAnswerIsSentAgain(t *testing.T) {
+	g := startEdge(t, newDirs(t))
+	g.set(oneRoute(speaks(t, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\nhello"), serveOn(t, says("fine"))))
+	c := client(t)
+	for range 40 {
+		if res, text := get(t, c, g.url()); res.StatusCode != http.StatusOK || text != "fine" {
+			t.Fatalf("%s %q", res.Status, text)
+		}
+	}
+	if g.counts(1, 1).Retried == 0 {
+		t.Error("nothing was ever sent again")
+	}
+}

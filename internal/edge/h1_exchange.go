@@ -109,9 +109,10 @@ type reply struct {
 	c      *clientConn
 	ex     *exchange
 	up     *upstream
-	late   time.Time // when the instance should have begun its answer; zero for never
-	status int       // that the client was told
-	sent   int64     // bytes of the body
+	late   time.Time    // when the instance should have begun its answer; zero for never
+	frame  messageFrame // of its answer
+	status int          // that the client was told
+	sent   int64        // bytes of the body
 	keep   bool
 	broken bool // the answer broke off
 	gone   bool // the client did not wait
@@ -234,6 +235,9 @@ func (a *reply) informed() error {
 			return errGarbage
 		}
 		if a.status = code; code >= 200 {
+			if a.frame = a.up.head.frame(); a.frame.odd {
+				return errGarbage // as long as nothing of it was passed on, another instance may answer
+			}
 			return nil
 		}
 		if code == http.StatusSwitchingProtocols {
