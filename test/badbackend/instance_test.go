@@ -107,6 +107,13 @@ func (i *instance) came() int {
 	return sum
 }
 
+// got is how often a request came whole.
+func (i *instance) got(id string) int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.arrived[id]
+}
+
 // busy is the time that a request takes. It reports false when the instance ended meanwhile.
 func (i *instance) busy(d time.Duration) bool {
 	t := time.NewTimer(d)
