@@ -13,10 +13,10 @@ import (
 // Every badness under every protection, with few requests: what holds whatever the times are.
 func TestBadBackends(t *testing.T) {
 	const requests = 100 // so that the budget for retries is not spent in any cell
-	r := newWorld(t).measure(t, load{requests, 20 * time.Millisecond}, 12)
+	r := newWorld(t).measure(t, plan{load{requests, 20 * time.Millisecond}, 12, tryTime * 4 / 5, 1})
 	check(t, r, 25)
 	for _, name := range []string{reset1, garbage} {
-		if c := r[name][none]; c.get[answered] != requests*3/4 {
+		if c := r[name][none]; c.calm && c.get[answered] != requests*3/4 {
 			t.Errorf("%s: %v of the GETs, which are sent again elsewhere", c, c.get)
 		}
 	}
@@ -30,50 +30,69 @@ func check(t testing.TB, r results, slack float64) {
 		row := r[b.name]
 		bare := row[none]
 		requests := len(bare.took)
-		for p, c := range row {
-			t.Logf("%s: %.1f %% answered well, longest %v, sent again %d, at the bad %d, GET %v, POST %v", c, c.share(answered), c.longest(), c.again, c.atBad, c.get, c.post)
-			if c.share(answered) < bare.share(answered)-slack {
-				t.Errorf("%s: %.1f %% are answered well, without it %.1f", c, c.share(answered), bare.share(answered))
-			}
-			if g := protections[p].guard; g != nil && g.Request > 0 && c.sum(gaveUp) > 0 {
-				t.Errorf("%s: %d requests took longer than %v", c, c.sum(gaveUp), patience)
-			}
+		quiet := true
+		for _, c := range row {
+			quiet = quiet && c.calm
+			t.Logf("%s: %.1f %% answered well, longest %v, sent again %d, at the bad %d, GET %v, POST %v, noise %v", c, c.share(answered), c.longest(), c.again, c.atBad, c.get, c.post, c.noise)
 			if most := uint64(100 + requests/5 + 20); c.again > most && b.name != refusing && b.name != reset0 {
 				t.Errorf("%s: sent again %d times, of which the budget allows some %d", c, c.again, most)
 			}
 		}
 		switch b.name {
-		case hanging, halfway:
-			if bare.sum(gaveUp) == 0 {
-				t.Errorf("%s: nobody met the one that hangs", bare)
-			}
-			for _, p := range []int{try, tryEject} { // three tries end before the client's patience does
-				if c := row[p]; b.name == hanging && c.sum(gaveUp) > 0 {
-					t.Errorf("%s: %d requests took longer than %v", c, c.sum(gaveUp), patience)
-				}
-			}
-		case refusing, reset0:
-			if bare.sum(answered)+bare.sum(badGateway) != requests || b.name == refusing && bare.sum(answered) != requests {
-				t.Errorf("%s: GET %v, POST %v", bare, bare.get, bare.post)
-			}
 		case reset1, reset2, garbage, failing:
 			// Only where there is no timeout: on a busy machine the others are late, too, and the bad one can be the last.
 			if c := row[eject]; c.atBad*4 > bare.atBad*3 {
 				t.Errorf("%s: %d requests came to the bad one, without it %d", c, c.atBad, bare.atBad)
 			}
-		case slowly:
-			if bare.sum(answered) != requests {
-				t.Errorf("%s: GET %v, POST %v", bare, bare.get, bare.post)
+		}
+		if !quiet {
+			t.Logf("%s: the machine is too busy to say more", b.name)
+			continue
+		}
+		checkOne(t, row, slack)
+		checkAll(t, row)
+	}
+}
+
+// checkOne checks what clients see of a badness.
+func checkOne(t testing.TB, row []*cell, slack float64) {
+	t.Helper()
+	bare := row[none]
+	requests := len(bare.took)
+	for p, c := range row {
+		if c.share(answered) < bare.share(answered)-slack {
+			t.Errorf("%s: %.1f %% are answered well, without it %.1f", c, c.share(answered), bare.share(answered))
+		}
+		if g := protections[p].guard; g != nil && g.Request > 0 && c.sum(gaveUp) > 0 {
+			t.Errorf("%s: %d requests took longer than %v", c, c.sum(gaveUp), patience)
+		}
+	}
+	switch bare.name {
+	case hanging, halfway:
+		if bare.sum(gaveUp) == 0 {
+			t.Errorf("%s: nobody met the one that hangs", bare)
+		}
+		for _, p := range []int{try, tryEject} { // three tries end before the client's patience does
+			if c := row[p]; bare.name == hanging && c.sum(gaveUp) > 0 {
+				t.Errorf("%s: %d requests took longer than %v", c, c.sum(gaveUp), patience)
 			}
 		}
-		checkAll(t, row, requests)
+	case refusing, slowly:
+		if bare.sum(answered) != requests {
+			t.Errorf("%s: GET %v, POST %v", bare, bare.get, bare.post)
+		}
+	case reset0:
+		if bare.sum(answered)+bare.post[badGateway] != requests {
+			t.Errorf("%s: GET %v, POST %v", bare, bare.get, bare.post)
+		}
 	}
 }
 
 // checkAll checks where all instances are bad in the same way: none may be left out for it.
-func checkAll(t testing.TB, row []*cell, requests int) {
+func checkAll(t testing.TB, row []*cell) {
 	t.Helper()
 	bare := row[none]
+	requests := len(bare.took)
 	switch bare.name {
 	case onePath:
 		for p, c := range row {

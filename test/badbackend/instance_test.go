@@ -27,7 +27,7 @@ const (
 // instance is a server on bare sockets: no HTTP library would let it be as bad as it should.
 type instance struct {
 	addr string
-	open atomic.Int64 // connections
+	hung atomic.Int64 // requests that wait for their other side to have enough of it
 	end  chan struct{}
 
 	mu      sync.Mutex
@@ -56,9 +56,7 @@ func start(t testing.TB, m manner, greet func(*net.TCPConn) bool) *instance {
 			}
 			c := nc.(*net.TCPConn)
 			conns.Store(c, true)
-			i.open.Add(1)
 			done.Go(func() {
-				defer i.open.Add(-1)
 				defer conns.Delete(c)
 				defer c.Close()
 				if greet != nil && !greet(c) {
@@ -127,7 +125,9 @@ func (i *instance) busy(d time.Duration) bool {
 }
 
 // hang waits until the other side has enough of it.
-func hang(c *net.TCPConn) bool {
+func (i *instance) hang(c *net.TCPConn) bool {
+	i.hung.Add(1)
+	defer i.hung.Add(-1)
 	io.Copy(io.Discard, c)
 	return false
 }
@@ -166,11 +166,11 @@ func fails(_ *instance, n int64, c *net.TCPConn, _ *http.Request) bool {
 	return say(c, http.StatusInternalServerError, "it is broken\n", n%2 == 0, 1)
 }
 
-func hangs(_ *instance, _ int64, c *net.TCPConn, _ *http.Request) bool { return hang(c) }
+func hangs(i *instance, _ int64, c *net.TCPConn, _ *http.Request) bool { return i.hang(c) }
 
-func hangsWithin(_ *instance, n int64, c *net.TCPConn, r *http.Request) bool {
+func hangsWithin(i *instance, n int64, c *net.TCPConn, r *http.Request) bool {
 	say(c, http.StatusOK, page(r.Header.Get(idHeader)), n%2 == 0, 0.5)
-	return hang(c)
+	return i.hang(c)
 }
 
 func resets(_ *instance, _ int64, c *net.TCPConn, _ *http.Request) bool { return reset(c) }
@@ -193,10 +193,10 @@ var nonsense = []string{
 	strings.Repeat("nonsense", 32<<10),
 }
 
-func babbles(_ *instance, n int64, c *net.TCPConn, _ *http.Request) bool {
+func babbles(i *instance, n int64, c *net.TCPConn, _ *http.Request) bool {
 	text := nonsense[n%int64(len(nonsense))]
 	if _, err := io.WriteString(c, text); err == nil && strings.HasPrefix(text, "SSH") {
-		return hang(c)
+		return i.hang(c)
 	}
 	return false
 }

@@ -18,9 +18,10 @@ func BenchmarkBackends(b *testing.B) {
 	if n, err := strconv.Atoi(os.Getenv("REQUESTS")); err == nil && n > 0 {
 		l.requests = n
 	}
-	r := newWorld(b).measure(b, l, 1)
+	p := plan{l, 1, 150 * time.Millisecond, 3}
+	r := newWorld(b).measure(b, p)
 	check(b, r, 15)
-	text := document(r, l)
+	text := document(r, p)
 	fmt.Print(text)
 	path := os.Getenv("TABLE")
 	if path == "" || b.Failed() {
@@ -32,9 +33,9 @@ func BenchmarkBackends(b *testing.B) {
 }
 
 // document is docs/backends-table.md.
-func document(r results, l load) string {
+func document(r results, l plan) string {
 	text := fmt.Sprintf(head, l.requests, time.Second/l.every, work, patience, tryTime, requestTime, ejecting.Failures, ejecting.For,
-		concurrency.Limit, concurrency.Queue, concurrency.Wait, runtime.NumCPU(), runtime.GOOS, runtime.Version())
+		concurrency.Limit, concurrency.Queue, concurrency.Wait, runtime.NumCPU(), runtime.GOOS, runtime.Version(), l.calm, l.most, noisy(r))
 	text += "\n| |"
 	for _, p := range protections {
 		text += " " + p.title + " |"
@@ -54,6 +55,22 @@ func document(r results, l load) string {
 		}
 	}
 	return text
+}
+
+// noisy says which lines had no calm machine in the end.
+func noisy(r results) string {
+	var names []string
+	for _, b := range badnesses {
+		for _, c := range r[b.name] {
+			if !c.calm {
+				names = append(names, fmt.Sprintf("%s (%v)", c, c.noise.Round(time.Millisecond)))
+			}
+		}
+	}
+	if names == nil {
+		return ""
+	}
+	return ". To no avail: " + strings.Join(names, ", ")
 }
 
 // short is a title up to its explanation.
@@ -130,7 +147,8 @@ that only.
 - **Sent again** is how many tries the edge repeated; **came to bad ones** is how many tries those read.
 - No request was answered with another one's answer, and no POST came to an instance twice.
 
-Measured on %[12]d cores, %[13]s, %[14]s, everything on one machine.
+Measured on %[12]d cores, %[13]s, %[14]s, everything on one machine. A service that is well was asked beside each line; where its longest answer
+took %[15]v or more the machine was busy with other things, and the line was measured again, up to %[16]d times%[17]s.
 
 ## Requests answered well, and the longest that one took
 `
