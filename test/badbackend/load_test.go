@@ -174,13 +174,12 @@ func judge(res *http.Response, id string) answer {
 	text := string(b)
 	switch res.StatusCode {
 	case http.StatusOK:
-		if first, _, _ := strings.Cut(text, "\n"); first != id {
+		switch whole := page(id); {
+		case !strings.HasPrefix(whole, text):
 			return answer{outcome: broken, wrong: fmt.Sprintf("%s got %.60q", id, text)}
-		}
-		if err != nil {
+		case err != nil:
 			return answer{outcome: broken}
-		}
-		if text != page(id) {
+		case text != whole:
 			return answer{outcome: broken, wrong: fmt.Sprintf("%s got %d bytes as if they were all", id, len(text))}
 		}
 		return answer{outcome: answered}
