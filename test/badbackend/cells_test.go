@@ -156,7 +156,8 @@ func (c *cell) String() string { return c.name + " with " + protections[c.protec
 // hangs reports whether requests at the bad instances end only when somebody ends them.
 func (b badness) hangs() bool { return b.name == hanging || b.name == halfway || b.name == outage }
 
-// once checks that no POST came to the instances twice, and no GET more often than its two retries explain.
+// once checks that no POST came to the instances twice, and no GET more often than its two retries explain. Where there is a protection the
+// requests go through net/http, which sends a GET again by itself for each kept connection that ends under it: there only POSTs count.
 func once(t testing.TB, c *cell, requests int) {
 	t.Helper()
 	for n := range requests {
@@ -164,7 +165,7 @@ func once(t testing.TB, c *cell, requests int) {
 		for _, i := range c.instances {
 			came += i.got(id)
 		}
-		if came > 3 || isPost(n) && came > 1 {
+		if isPost(n) && came > 1 || c.protection == none && came > 3 {
 			t.Errorf("%s: %s came %d times", c, id, came)
 		}
 	}
