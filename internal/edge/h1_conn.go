@@ -71,7 +71,18 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 			return
 		}
 		st := t.ConnectionState()
-		if c.tls = &st; st.NegotiatedProtocol != "" && st.NegotiatedProtocol != "http/1.1" {
+		switch c.tls = &st; st.NegotiatedProtocol {
+		case "", "http/1.1":
+		case "h2":
+			rest, err := greeting(nc)
+			if err != nil {
+				nc.Close()
+				s.conns.Add(-1)
+				return
+			}
+			others.give(c.handedOn(rest))
+			return
+		default:
 			others.give(c.handedOn(nil))
 			return
 		}
@@ -97,6 +108,25 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 	}
 	c.r.Reset(nil)
 	clientBuffers.Put(c.r)
+}
+
+// preface is what a client of HTTP/2 begins with (RFC 9113, section 3.4).
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// greeting reads the preface of a client that chose HTTP/2 in its handshake. net/http, which does not see that, would take
+// whatever else it says for HTTP/1.1.
+func greeting(c net.Conn) ([]byte, error) {
+	if err := c.SetReadDeadline(time.Now().Add(readHeaderTimeout)); err != nil {
+		return nil, err
+	}
+	b := make([]byte, len(preface))
+	if _, err := io.ReadFull(c, b); err != nil {
+		return nil, err
+	}
+	if string(b) != preface {
+		return nil, errors.New("a client that chose HTTP/2 speaks something else")
+	}
+	return b, c.SetReadDeadline(time.Time{})
 }
 
 // serve reads requests until the connection ends, or one comes that is not for it. Then c.buf has its head.

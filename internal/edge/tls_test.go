@@ -187,3 +187,28 @@ func authority(t *testing.T) (file string, client tls.Certificate) {
 	}
 	return file, tls.Certificate{Certificate: [][]byte{sign(leaf)}, PrivateKey: key}
 }
+
+// Who chose HTTP/2 in the handshake does not get answers in HTTP/1.1.
+func TestTLSKeepsToTheChosenProtocol(t *testing.T) {
+	g := startEdge(t, newDirs(t))
+	ca, _ := authority(t)
+	g.set(secured(t, ca))
+	root, err := g.s.certs.LocalRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(root)
+	c, err := tls.Dial("tcp", g.addr(), &tls.Config{RootCAs: pool, ServerName: "shop.localhost", NextProtos: []string{"h2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n")
+	if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
+		t.Errorf("%q %v", b, err)
+	}
+}
