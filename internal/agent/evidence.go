@@ -115,7 +115,7 @@ func (e *evidence) Machine() (memory int64, cores int) { return preflight.Memory
 // gatesOrWait are the gates of a rollout that was planned with them; the supervisor may be away for a moment.
 func (a *Agent) gatesOrWait(ctx context.Context, ro journal.Rollout, rel release.Release) (gates []rollout.Gate) {
 	for {
-		gates, err := a.gates(ro.Kind, ro.Plan, rel)
+		gates, err := a.gates(ctx, ro.Kind, ro.Plan, rel)
 		if err == nil {
 			return gates
 		}
@@ -128,7 +128,7 @@ func (a *Agent) gatesOrWait(ctx context.Context, ro journal.Rollout, rel release
 
 // gates are what a rollout is asked. Those of the spec hold for deploys; going back and a new run of the same release only
 // have to live.
-func (a *Agent) gates(kind string, p rollout.Plan, rel release.Release) ([]rollout.Gate, error) {
+func (a *Agent) gates(ctx context.Context, kind string, p rollout.Plan, rel release.Release) ([]rollout.Gate, error) {
 	var s spec.Spec
 	if err := json.Unmarshal(rel.Config, &s); err != nil {
 		return nil, err
@@ -149,7 +149,7 @@ func (a *Agent) gates(kind string, p rollout.Plan, rel release.Release) ([]rollo
 			return nil, err
 		}
 	}
-	drills, err := a.drills(a.ctx, p.Service, p.Environment)
+	drills, err := a.drills(ctx, p.Service, p.Environment)
 	if err != nil {
 		return nil, err
 	}

@@ -202,7 +202,7 @@ func (a *Agent) intend(ctx context.Context, i intent) (intent, error) {
 	if i.plan, err = rollout.Make(i.spec.Release.Strategy, q, a.target(s, name, i.listen).Caps()); err != nil {
 		return i, err
 	}
-	_, err = a.gates(i.kind, i.plan, i.release) // one that cannot be asked is refused before anything changes
+	_, err = a.gates(ctx, i.kind, i.plan, i.release) // one that cannot be asked is refused before anything changes
 	return i, err
 }
 
