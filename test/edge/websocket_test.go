@@ -47,8 +47,8 @@ func answer(ctx context.Context, c *websocket.Conn, pongs *atomic.Int64) error {
 		if err != nil {
 			return err
 		}
-		switch text := string(b[:min(len(b), 20)]); {
-		case text == "ping me":
+		switch string(b[:min(len(b), 20)]) {
+		case "ping me":
 			go func() {
 				if c.Ping(ctx) == nil {
 					pongs.Add(1)
@@ -56,9 +56,9 @@ func answer(ctx context.Context, c *websocket.Conn, pongs *atomic.Int64) error {
 				}
 			}()
 			continue
-		case text == "bye":
+		case "bye":
 			return c.Close(4001, "by order")
-		case text == "break off":
+		case "break off":
 			return errors.Join(c.CloseNow(), io.ErrUnexpectedEOF)
 		}
 		w, err := c.Writer(ctx, kind)
