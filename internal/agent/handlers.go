@@ -84,11 +84,11 @@ func intentOf[T any](r *http.Request, f func(context.Context, T) (intent, error)
 
 // started decodes a request, plans it and begins the rollout.
 func started[T any](a *Agent, r *http.Request, f func(context.Context, T) (intent, error)) (any, error) {
-	i, err := intentOf(r, f)
+	v, err := rpc.Decode[T](r)
 	if err != nil {
 		return nil, err
 	}
-	id, err := a.begin(r.Context(), i)
+	id, err := a.begin(r.Context(), func() (intent, error) { return f(r.Context(), v) })
 	return api.Started{Rollout: id}, err
 }
 

@@ -206,20 +206,35 @@ func (a *Agent) intend(ctx context.Context, i intent) (intent, error) {
 	return i, err
 }
 
-// begin writes the intent down, takes the lease and starts the rollout.
-func (a *Agent) begin(ctx context.Context, i intent) (int64, error) {
-	p := i.plan
-	d := journal.Draft{Kind: i.kind, Plan: p, Listen: i.listen, Holder: i.by, Baseline: a.baseline(p)}
+// draft is the intent as the journal notes it.
+func (a *Agent) draft(i *intent) journal.Draft {
+	d := journal.Draft{Kind: i.kind, Plan: i.plan, Listen: i.listen, Holder: i.by, Baseline: a.baseline(i.plan)}
 	if i.fresh {
 		d.Release = &i.release
 	}
+	return d
+}
+
+// begin writes down what plan intends, takes the lease and starts the rollout.
+func (a *Agent) begin(ctx context.Context, plan func() (intent, error)) (int64, error) {
+	i, err := plan()
+	if err != nil {
+		return 0, err
+	}
+	d := a.draft(&i)
 	r, err := a.journal.Begin(ctx, d)
-	if fail.KindOf(err) == fail.Busy && a.awaitEnding(ctx, p) {
+	if errors.Is(err, journal.ErrMoved) || fail.KindOf(err) == fail.Busy && a.awaitEnding(ctx, i.plan) {
+		// Another release serves now: a plan that was made before would lead back from it.
+		if i, err = plan(); err != nil {
+			return 0, err
+		}
+		d = a.draft(&i)
 		r, err = a.journal.Begin(ctx, d)
 	}
 	if err != nil {
 		return 0, err
 	}
+	p := i.plan
 	// Only now: who was refused the lease must leave nothing that the next release of this number would find.
 	if err := a.keepSecrets(i); err != nil {
 		return 0, errors.Join(err, r.End(ctx, rollout.Failed, err))

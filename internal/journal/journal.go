@@ -161,8 +161,11 @@ func (j *Journal) NextRelease(ctx context.Context, service, env string) (release
 	return n, err
 }
 
+// ErrMoved says that a plan does not begin with what serves: another rollout ended since it was made.
+var ErrMoved = errors.New("another rollout ended while this one was planned")
+
 // Begin notes the release and the rollout and takes the lease on the environment. A second rollout meanwhile is refused
-// with [fail.Busy] and the holder's name.
+// with [fail.Busy] and the holder's name, one that was planned from what serves no more with a [fail.Busy] that is [ErrMoved].
 func (j *Journal) Begin(ctx context.Context, d Draft) (*Running, error) {
 	plan, err := json.Marshal(d.Plan)
 	if err != nil {
@@ -176,6 +179,9 @@ func (j *Journal) Begin(ctx context.Context, d Draft) (*Running, error) {
 	s, env := d.Plan.Service, d.Plan.Environment
 	err = j.tx(ctx, func(tx *sql.Tx) error {
 		if err := leaseFree(ctx, tx, s, env); err != nil {
+			return err
+		}
+		if err := unmoved(ctx, tx, d.Plan); err != nil {
 			return err
 		}
 		if d.Release != nil {
@@ -218,6 +224,22 @@ func leaseFree(ctx context.Context, tx *sql.Tx, service, env string) error {
 	}
 	return fail.New(fail.Busy, "begin a rollout of "+service, "a %s by %s is under way since %s", kind, holder,
 		time.Unix(0, started).Format(time.DateTime)).Hinted("wait for it (`fairlead status %s`), or make it go back: `fairlead abort %s`", service, service)
+}
+
+// unmoved checks that a plan begins with the release that serves.
+func unmoved(ctx context.Context, tx *sql.Tx, p rollout.Plan) error {
+	e, err := scanEnvironment(tx.QueryRowContext(ctx, "SELECT "+environmentColumns+" FROM environment WHERE service = ? AND environment = ?", p.Service, p.Environment))
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	serves := e.Current
+	if e.Stopped || serves == p.New {
+		serves = 0
+	}
+	if serves != p.Old {
+		return fail.New(fail.Busy, "begin a rollout of "+p.Service, "%w", ErrMoved).Hinted("run the command again")
+	}
+	return nil
 }
 
 // Running is a rollout under way; it is the engine's [rollout.Journal].

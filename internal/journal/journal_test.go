@@ -138,6 +138,7 @@ func TestWhatServes(t *testing.T) {
 	back.Release, back.Kind = nil, "rollback"
 	must(t, begin(t, j, back).End(ctx, rollout.Done, nil))
 	check("rollback", 1, 2)
+	back.Plan.Old = 0 // it serves already
 	must(t, begin(t, j, back).End(ctx, rollout.Done, nil))
 	check("the same once more, as a restart does", 1, 2)
 
@@ -152,7 +153,7 @@ func TestWhatServes(t *testing.T) {
 	if e := environment(t, j); e.WarmRelease != 0 || !e.WarmUntil.IsZero() || !e.Stopped {
 		t.Errorf("%+v", e)
 	}
-	deployed(t, j, 7, 6)
+	deployed(t, j, 7, 0)
 	if e := environment(t, j); e.Stopped {
 		t.Error("a deploy does not start a stopped service")
 	}
@@ -178,7 +179,28 @@ func TestLease(t *testing.T) {
 	d.Plan.Environment, d.Release.Environment = "staging", "staging"
 	begin(t, j, d)
 	must(t, first.End(ctx, rollout.Failed, errors.New("x")))
-	begin(t, j, draft(2, 1))
+	begin(t, j, draft(2, 0))
+}
+
+// A plan that was made before another rollout ended would lead away from a release that does not serve any more.
+func TestAPlanBeginsWithWhatServes(t *testing.T) {
+	j, _ := fresh(t)
+	deployed(t, j, 1, 0)
+	deployed(t, j, 2, 1)
+	for _, d := range []Draft{draft(3, 1), draft(3, 0)} {
+		_, err := j.Begin(t.Context(), d)
+		if !errors.Is(err, ErrMoved) || fail.KindOf(err) != fail.Busy {
+			t.Errorf("from %d: %v", d.Plan.Old, err)
+		}
+	}
+	must(t, j.SetStopped(t.Context(), "shop", "default", true))
+	if _, err := j.Begin(t.Context(), draft(3, 2)); !errors.Is(err, ErrMoved) {
+		t.Errorf("from a stopped one: %v", err)
+	}
+	if rels, err := j.Releases(t.Context(), "shop", "default"); err != nil || len(rels) != 2 {
+		t.Errorf("a refused rollout left its release: %+v %v", rels, err)
+	}
+	begin(t, j, draft(3, 0))
 }
 
 func TestResume(t *testing.T) {
