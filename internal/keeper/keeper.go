@@ -8,6 +8,7 @@
 package keeper
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -239,23 +240,38 @@ func open(d home.Dirs, role string) (*os.File, error) {
 	return os.OpenFile(d.Lock(role), os.O_CREATE|os.O_RDWR, 0o600)
 }
 
+// readTries bounds how often a status is looked at that is being written, a millisecond apart.
+const readTries = 50
+
+// read returns the status in a lock; who reads holds up nobody who writes, so it looks until it sees the same twice.
 func read(f *os.File) (s status) {
-	b := make([]byte, 512)
-	n, _ := f.ReadAt(b, 0)
-	if json.Unmarshal(b[:n], &s) != nil {
-		return status{} // a torn write counts as no history
+	var last []byte
+	for range readTries {
+		b := make([]byte, statusSize)
+		n, _ := f.ReadAt(b, 0)
+		if n == 0 {
+			return status{}
+		}
+		var now status
+		if same := bytes.Equal(b[:n], last); json.Unmarshal(b[:n], &now) == nil && same {
+			return now
+		} else if same && wait.For(context.Background(), time.Millisecond) != nil {
+			break
+		}
+		last = b[:n]
 	}
-	return s
+	return status{} // a torn write counts as no history
 }
 
+// statusSize is the length of a status in its file, filled up with spaces.
+const statusSize = 512
+
+// write replaces the status by one write of the whole: a file that was emptied first would say for a moment that nobody lives.
 func write(f *os.File, s status) error {
 	b, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	_, err = f.WriteAt(b, 0)
+	_, err = f.WriteAt(append(b, bytes.Repeat([]byte(" "), max(0, statusSize-len(b)))...), 0)
 	return err
 }

@@ -421,3 +421,39 @@ func TestDaemonLogIsMovedAside(t *testing.T) {
 		t.Errorf("%v %v", entries, err)
 	}
 }
+
+// Whoever asks for a role's number while it is being written must not find none: an upgrade would take the role for replaced.
+func TestPIDWhileItIsWritten(t *testing.T) {
+	d := home.Dirs{State: filepath.Join(t.TempDir(), "s"), Run: filepath.Join(t.TempDir(), "r")}
+	if err := d.Make(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Hold(d, home.Edge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	done := make(chan error, 1)
+	go func() {
+		for range 2000 {
+			if err := Sign(f); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			return
+		default:
+		}
+		if pid := PID(d, home.Edge); pid != os.Getpid() {
+			t.Fatalf("process %d", pid)
+		}
+	}
+}
