@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
 )
@@ -109,6 +110,13 @@ func TestOrphansAreEnded(t *testing.T) {
 	s.Close()
 	if !i.Process.Alive() {
 		t.Fatal("Close ended the instance")
+	}
+	if all := s.Snapshot(false).Instances; len(all) != 1 || all[0].State != supervise.Ready {
+		t.Errorf("one that left says that this runs: %+v", all)
+	}
+	// Whoever wants something of one that is leaving asks the next one.
+	if err := s.Set(supervise.Group{Program: program(d, bin, "serve"), Want: 2}); fail.KindOf(err) != fail.Unavailable {
+		t.Errorf("of one that left: %v", err)
 	}
 	if err := os.Remove(fmt.Sprintf("%s/supervisor/groups/svc@default.1.json", d.State)); err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/proc"
 )
@@ -83,7 +84,8 @@ func (s *Supervisor) Set(g Group) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return errors.New("the supervisor is shutting down")
+		// Whoever asks does so again: as a rule the next one comes at once.
+		return fail.New(fail.Unavailable, "", "the supervisor is leaving").Hinted("run the command again")
 	}
 	if old, ok := s.groups[g.Key()]; !ok || !reflect.DeepEqual(old, g) {
 		if err := s.keepGroup(g); err != nil {
@@ -144,8 +146,12 @@ func (s *Supervisor) reconcile(g Group) {
 	s.bump()
 }
 
-// left takes an ended instance out, and starts it anew when it was wanted again while it was stopping.
+// left takes an ended instance out, and starts it anew when it was wanted again while it was stopping. One that is left to the next
+// supervisor runs on: whoever still asks this one must not take it for gone.
 func (s *Supervisor) left(key string, in *instance) {
+	if _, leave := in.asked(); leave {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.running[key] == in {
