@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	// pace of one client: some 2,000 requests a second in all, which leaves two cores room for what is done meanwhile.
-	pace = 100 * time.Millisecond
+	// pace of one client: some 1,500 requests a second in all, which leaves two cores room for what is done meanwhile.
+	pace = 150 * time.Millisecond
 	// patient is how long a client waits for an answer. Nothing but a lost request takes that long.
 	patient = 30 * time.Second
 	// limit of the whole load, should a test forget to stop it.
