@@ -136,7 +136,11 @@ func (d *decoder) checkExtras(s *Spec) error {
 	if h := r.Hooks; (h.Before != nil || h.After != nil) && h.Timeout <= 0 {
 		return d.at("release.hooks.timeout", "must be above zero")
 	}
-	for name, argv := range map[string][]string{"before": r.Hooks.Before, "after": r.Hooks.After} {
+	for _, hook := range []struct {
+		name string
+		argv []string
+	}{{"before", r.Hooks.Before}, {"after", r.Hooks.After}} {
+		name, argv := hook.name, hook.argv
 		if len(argv) == 0 {
 			continue
 		}

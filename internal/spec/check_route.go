@@ -2,7 +2,6 @@ package spec
 
 import (
 	"fmt"
-	"net/netip"
 	"path"
 	"slices"
 	"strings"
@@ -22,12 +21,15 @@ func (d *decoder) checkForward(r Route) error {
 		return d.at("route.strip", "there is nothing to take off without route.paths")
 	}
 	for i, t := range r.Trusted {
-		if _, err := Prefix(t); err != nil {
-			return d.at(fmt.Sprintf("route.trusted[%d]", i), "%q is not an address or a network: write 10.0.0.0/8", t)
+		if _, err := ParseNetwork(t); err != nil {
+			return d.at(fmt.Sprintf("route.trusted[%d]", i), "%v", err)
 		}
 	}
-	for side, c := range map[string]HeaderChange{"request": r.Headers.Request, "response": r.Headers.Response} {
-		at := "route.headers." + side
+	for _, side := range []struct {
+		at string
+		HeaderChange
+	}{{"route.headers.request", r.Headers.Request}, {"route.headers.response", r.Headers.Response}} {
+		at, c := side.at, side.HeaderChange
 		for _, name := range append(sortedKeys(c.Set), c.Remove...) {
 			if !headerForm.MatchString(name) || strings.Contains(name, ":") {
 				return d.at(at, "%q is not the name of a header", name)
@@ -43,13 +45,4 @@ func (d *decoder) checkForward(r Route) error {
 		}
 	}
 	return nil
-}
-
-// Prefix reads a network, or an address as a network of one.
-func Prefix(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil {
-		return netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	return p.Masked(), err
 }

@@ -67,7 +67,7 @@ var refused = []struct{ yaml, place, text, hint string }{
 	{"route: {paths: [api]}", "2:17", `"api" is not a path`, ""},
 	{"route: {paths: [/a/../b]}", "2:17", `"/a/../b" is not a path`, ""},
 	{"route: {strip: true}", "2:16", "nothing to take off without route.paths", ""},
-	{"route: {trusted: [10.0.0.0/33]}", "2:19", "is not an address or a network", ""},
+	{"route: {trusted: [10.0.0.0/33]}", "2:19", "is neither an address nor a network", ""},
 	{"route: {headers: {response: {remove: ['a b']}}}", "2:29", `"a b" is not the name of a header`, ""},
 	{"route: {headers: {request: {set: {Host: x}}}}", "2:28", "Host is the edge's own affair", ""},
 	{"route: {headers: {request: {set: {X-A: \"a\\nb\"}}}}", "2:40", "a header's value is one line", ""},

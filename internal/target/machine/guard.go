@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"net/netip"
 	"reflect"
 
 	"github.com/fairlead-dev/fairlead/internal/edge"
@@ -20,13 +21,19 @@ func guardOf(r spec.Route) *edge.Guard {
 			g.Rates = append(g.Rates, edge.Rate{Requests: n, Per: span, Burst: l.Burst, By: l.By})
 		}
 	}
-	for _, a := range r.Allow {
-		if p, err := spec.ParseNetwork(a); err == nil { // likewise
-			g.Allow = append(g.Allow, p)
-		}
-	}
+	g.Allow = networks(r.Allow)
 	if reflect.ValueOf(g).IsZero() {
 		return nil
 	}
 	return &g
+}
+
+// networks are addresses of a spec that was checked when it was loaded.
+func networks(texts []string) (out []netip.Prefix) {
+	for _, t := range texts {
+		if p, err := spec.ParseNetwork(t); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
 }

@@ -43,11 +43,7 @@ func routingOf(s *spec.Spec) routing {
 		r.Mode = s.Route.Mode
 	}
 	r.Headers = edge.Headers{Request: edge.Change(s.Route.Headers.Request), Response: edge.Change(s.Route.Headers.Response)}
-	for _, t := range s.Route.Trusted {
-		if p, err := spec.Prefix(t); err == nil { // it was checked when the spec was loaded
-			r.Trusted = append(r.Trusted, p)
-		}
-	}
+	r.Trusted = networks(s.Route.Trusted)
 	if x := s.Route; x.TLS != "off" && x.TLS != "" {
 		r.TLS = &edge.TLS{Clients: x.Clients, Min: x.TLSMin, Source: certs.Source{Kind: x.TLS, Cert: x.Certificate.Cert, Key: x.Certificate.Key,
 			Directory: x.ACME.Directory, Email: x.ACME.Email, Roots: x.ACME.Roots}}
