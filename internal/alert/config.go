@@ -101,7 +101,7 @@ func ReadConfig(path string, getenv func(string) string) (Config, error) {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(dir, name)
 		}
-		if _, err := metrics.LoadRules(name); err != nil {
+		if _, _, err := metrics.LoadRules(name); err != nil {
 			return c, err
 		}
 		text, err := os.ReadFile(name)

@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -114,7 +113,7 @@ func (a *app) rehearse(r rehearsal) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.proof(d.What, end)
+			return a.proof(end)
 		},
 	}
 	if r.share > 0 {
@@ -129,7 +128,7 @@ func (a *app) rehearse(r rehearsal) *cobra.Command {
 }
 
 // proof prints what a drill has shown. That the rollout was rolled back is what it is for.
-func (a *app) proof(what string, end api.End) error {
+func (a *app) proof(end api.End) error {
 	r := end.Receipt
 	if r == nil || end.Outcome != string(fail.RolledBack) {
 		if end.Error != nil {
@@ -138,11 +137,10 @@ func (a *app) proof(what string, end api.End) error {
 		return fail.New(fail.Unhealthy, "drill", "it ended as %q: nothing was rehearsed", end.Outcome)
 	}
 	history := fmt.Sprintf("run `fairlead history %s %d`", r.Service, r.To)
-	unharmed := slices.Contains([]string{api.DrillRollback, api.DrillSwitch}, what)
 	switch {
 	case r.Noticed != nil && r.Noticed.By == "":
 		return fail.New(fail.Unhealthy, "drill", "%s", r.Noticed.Reason).Hinted("a release like that would have gone on: add a gate that sees it, as {compare: [errors, latency]}; or give it more --share, --for or traffic. %s", history)
-	case unharmed && r.Failed > 0:
+	case r.Noticed == nil && r.Failed > 0: // nothing was broken on purpose
 		return fail.New(fail.Unhealthy, "drill", "%d of %d requests failed on the way back", r.Failed, r.Requests).Hinted("%s", history)
 	}
 	return a.print(map[string]any{"type": "drill", "receipt": r}, func(w io.Writer) {

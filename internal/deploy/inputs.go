@@ -109,12 +109,9 @@ func readRules(s *spec.Spec) error {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(s.Dir, name)
 		}
-		if _, err := metrics.LoadRules(name); err != nil {
-			return err
-		}
-		b, err := os.ReadFile(name)
+		_, b, err := metrics.LoadRules(name)
 		if err != nil {
-			return fail.New(fail.Usage, "alerts.rules", "%w", err)
+			return err
 		}
 		texts = append(texts, string(b))
 	}

@@ -129,7 +129,7 @@ func (db *DB) Rules(files []string) error {
 		if err != nil {
 			return fail.New(fail.Usage, "alerts.rules", "%w", err)
 		}
-		if loaded[f], err = LoadRules(f); err != nil {
+		if loaded[f], _, err = LoadRules(f); err != nil {
 			return err
 		}
 		names = append(names, f)
@@ -144,16 +144,16 @@ func (db *DB) Rules(files []string) error {
 	return nil
 }
 
-// LoadRules reads one rule file and checks it as promtool does, names, expressions and templates. The error is of kind
-// [fail.Usage] with the place.
-func LoadRules(file string) (*rulefmt.RuleGroups, error) {
+// LoadRules reads one rule file, checks it as promtool does, names, expressions and templates, and returns it with its text. The
+// error is of kind [fail.Usage] with the place.
+func LoadRules(file string) (groups *rulefmt.RuleGroups, text []byte, err error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fail.New(fail.Usage, "alerts.rules", "%w", err).Hinted("the path is taken from the folder of fairlead.yaml")
+		return nil, nil, fail.New(fail.Usage, "alerts.rules", "%w", err).Hinted("the path is taken from the folder of fairlead.yaml")
 	}
 	groups, errs := parseRules(b, parser.NewParser(parser.Options{}))
 	if len(errs) == 0 {
-		return groups, nil
+		return groups, b, nil
 	}
 	where, what := placeOf(file, errs[0])
 	e := fail.New(fail.Usage, "alerts.rules", "%s", what)
@@ -162,7 +162,7 @@ func LoadRules(file string) (*rulefmt.RuleGroups, error) {
 		where, what := placeOf(file, x)
 		e.Lines = append(e.Lines, where+": "+what)
 	}
-	return nil, e
+	return nil, nil, e
 }
 
 func parseRules(content []byte, p parser.Parser) (*rulefmt.RuleGroups, []error) {

@@ -11,8 +11,8 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/fairlead-dev/fairlead/internal/certs"
 	"github.com/fairlead-dev/fairlead/internal/depot"
+	"github.com/fairlead-dev/fairlead/internal/edge"
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/home"
@@ -125,12 +125,6 @@ const (
 	DrillCPU      = "cpu"      // its instances use processors in vain
 	DrillMemory   = "memory"   // its instances use memory in vain
 )
-
-// Certificates are those of a machine's routes.
-type Certificates struct {
-	All       []certs.Certificate `json:"certificates"`
-	LocalRoot string              `json:"local_root,omitempty"` // the machine's own authority in PEM, where a route uses it
-}
 
 // Noticed tells how a drill went in which a gate had something to notice.
 type Noticed struct {
@@ -265,8 +259,8 @@ func (c *Client) Restart(ctx context.Context, m Move) (s Started, err error) {
 }
 
 // Certificates returns what the machine's edge serves TLS with.
-func (c *Client) Certificates(ctx context.Context) (Certificates, error) {
-	var out Certificates
+func (c *Client) Certificates(ctx context.Context) (edge.Certificates, error) {
+	var out edge.Certificates
 	err := c.c.Call(ctx, http.MethodGet, "/v1/certificates", nil, &out)
 	return out, err
 }
