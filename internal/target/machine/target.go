@@ -279,6 +279,7 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 		return err
 	}
 	top, newest := release.ID(0), release.ID(0)
+	says := map[release.ID]routing{}
 	for id, n := range w {
 		newest = max(newest, id)
 		m.mu.Lock()
@@ -290,22 +291,10 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 		if n > w[top] || n == w[top] && id > top {
 			top = id
 		}
-	}
-	most, err := t.routing(top)
-	if err != nil {
-		return err
-	}
-	last, err := t.routing(newest)
-	if err != nil {
-		return err
-	}
-	faults := map[release.ID][]edge.Fault{}
-	for id := range w {
-		r, err := t.routing(id)
-		if err != nil {
+		var err error
+		if says[id], err = t.routing(id); err != nil {
 			return err
 		}
-		faults[id] = r.Faults
 	}
 	return m.change(ctx, func(table *edge.Table) {
 		r := table.Find(t.service, t.env)
@@ -316,16 +305,13 @@ func (t *Target) Route(ctx context.Context, w rollout.Weights) error {
 			table.Routes = append(table.Routes, edge.Route{Service: t.service, Environment: t.env})
 			r = &table.Routes[len(table.Routes)-1]
 		}
-		r.Stopped, r.Backends = false, nil
-		if top != 0 {
-			r.Listen, r.Redirect, r.Hosts, r.TLS = t.listen, most.Redirect(t.listen), most.Hosts, most.TLS
-			r.Paths, r.Strip, r.Headers, r.Trusted = most.Paths, most.Strip, most.Headers, most.Trusted
-			r.Mode = most.Mode
-			r.Sticky, r.Preview, r.Mirror = last.Sticky, last.Preview, last.Mirror
-			r.Guard = most.Guard // as the release that most clients see was made for
+		if top != 0 { // as the release that most clients see was made for, but for who sees the newest one
+			*r = says[top].at(t.service, t.env, t.listen)
+			r.Sticky, r.Preview, r.Mirror = says[newest].Sticky, says[newest].Preview, says[newest].Mirror
 		}
+		r.Stopped, r.Backends = false, nil
 		for id, n := range w {
-			r.Backends = append(r.Backends, edge.Backend{Release: int(id), Weight: n, Faults: faults[id]})
+			r.Backends = append(r.Backends, edge.Backend{Release: int(id), Weight: n, Faults: says[id].Faults})
 		}
 		slices.SortFunc(r.Backends, func(a, b edge.Backend) int { return a.Release - b.Release })
 	})
