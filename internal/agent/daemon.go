@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/keeper"
 	"github.com/fairlead-dev/fairlead/internal/logs"
+	"github.com/fairlead-dev/fairlead/internal/steer"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
 	"github.com/fairlead-dev/fairlead/internal/target/machine"
 	"github.com/fairlead-dev/fairlead/internal/wait"
@@ -77,7 +78,7 @@ func (d Daemon) runSupervisor(ctx context.Context) error {
 	if err := keeper.ServeStore(d.Dirs, home.Supervisor); err != nil {
 		return err
 	}
-	s, err := supervise.New(supervise.Options{Dirs: d.Dirs, Version: d.Version, Log: d.Log, Record: d.record})
+	s, err := supervise.New(supervise.Options{Dirs: d.Dirs, Version: d.Version, Log: d.Log, Record: d.record, GivePort: steer.GivePort})
 	if err != nil {
 		return err
 	}

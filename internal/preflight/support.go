@@ -29,6 +29,9 @@ func judgeSupport(s *spec.Spec, platform string) []Finding {
 	if m := s.Route.Mode; (m == "kernel" || m == "adaptive") && !strings.HasPrefix(platform, "linux/") {
 		out = append(out, Finding{ID: IDUnsupported, Severity: Warning, Found: "route.mode: " + m + " needs Linux; here connections go through the proxy", Fix: "set route.mode: proxy for this environment"})
 	}
+	if s.Run.Port != 0 && !strings.HasPrefix(platform, "linux/") {
+		no("run.port on "+platform, "let the service read the environment variable PORT, or pass {{.Port}} in run.args")
+	}
 	for _, name := range sopsSecrets(s) {
 		no("run.secrets."+name+" from sops", "write file://PATH, or env://NAME and start fairlead inside `sops exec-env FILE`")
 	}

@@ -175,6 +175,9 @@ func (d *decoder) checkRun(s *Spec) error {
 	if r.Limits.Files != 0 && r.Limits.Files < 64 || r.Limits.Pids < 0 {
 		return d.at("run.limits", "files must be at least 64, pids not negative")
 	}
+	if r.Port < 0 || r.Port > 65535 {
+		return d.at("run.port", "%d is not a port", r.Port)
+	}
 	if r.StartupTimeout <= 0 {
 		return d.at("run.startup_timeout", "must be above zero")
 	}

@@ -107,6 +107,7 @@ type Image struct {
 type Run struct {
 	Args           []string          `json:"args,omitempty" jsonschema:"arguments; {{.Port}} {{.Data}} {{.Service}} {{.Environment}} {{.Release}} {{.Instance}} are filled in"`
 	Instances      int               `json:"instances,omitempty" jsonschema:"how many; default 1"`
+	Port           int               `json:"port,omitempty" jsonschema:"the port that stands in the service's code, where it reads neither PORT nor an argument: the kernel gives each instance one of its own in its place (Linux, root)"`
 	Env            map[string]string `json:"env,omitempty" jsonschema:"environment variables; the same {{.Names}} are filled in"`
 	Secrets        map[string]Secret `json:"secrets,omitempty" jsonschema:"environment variables whose values are read at deploy time and never shown: env://NAME or file://PATH"`
 	Limits         Limits            `json:"limits,omitzero" jsonschema:"what one instance may use"`

@@ -52,7 +52,7 @@ func Open(name string) (*Kernel, error) {
 	}
 	k := &Kernel{pin: filepath.Join(bpffs, name), spec: spec, slot: map[uint64]uint16{}, known: map[Socket][]uint64{},
 		inForce: map[address]*placement{}, taken: map[Socket]Counts{}}
-	k.objects, err = k.load([]string{"steer"}, []string{"services", "sockets"})
+	k.objects, err = k.loadPart([]string{"steer"}, []string{"services", "sockets"})
 	return k, err
 }
 
@@ -71,8 +71,8 @@ func mountBPF() error {
 	return nil
 }
 
-// load gives the kernel some of the object's programs and the maps they use.
-func (k *Kernel) load(programs, maps []string) (*ebpf.Collection, error) {
+// loadPart gives the kernel some of the object's programs and the maps they use.
+func (k *Kernel) loadPart(programs, maps []string) (*ebpf.Collection, error) {
 	part := k.spec.Copy()
 	for name := range part.Programs {
 		if !slices.Contains(programs, name) {
@@ -84,7 +84,12 @@ func (k *Kernel) load(programs, maps []string) (*ebpf.Collection, error) {
 			delete(part.Maps, name)
 		}
 	}
-	c, err := ebpf.NewCollection(part)
+	return load(part)
+}
+
+// load says what is missing where the kernel does not take it.
+func load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+	c, err := ebpf.NewCollection(spec)
 	switch {
 	case errors.Is(err, unix.EPERM):
 		return nil, fmt.Errorf("it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, which root has: %w", err)

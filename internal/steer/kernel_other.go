@@ -16,6 +16,9 @@ var errLinux = errors.New("it needs Linux")
 // Open fails: only Linux can do this.
 func Open(string) (*Kernel, error) { return nil, errLinux }
 
+// GivePort fails: only Linux can do this.
+func GivePort(string, int, int) error { return errLinux }
+
 // Set does nothing here.
 func (*Kernel) Set([]Service) map[netip.AddrPort]error { return nil }
 

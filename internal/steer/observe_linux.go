@@ -38,7 +38,7 @@ func (k *Kernel) watching() (*observer, error) {
 		return nil, err
 	}
 	o := &observer{owner: map[uint64]Socket{}, last: map[uint64]Counts{}, seen: map[Socket]bool{}}
-	o.objects, err = k.load([]string{"accepted", "received", "answered"}, []string{"places", "counts", "watched", ".rodata"})
+	o.objects, err = k.loadPart([]string{"accepted", "received", "answered"}, []string{"places", "counts", "watched", ".rodata"})
 	if err != nil {
 		return nil, fmt.Errorf("observe connections: %w", err)
 	}

@@ -2,12 +2,13 @@
 // sockets, by weight, with no process in between: the services are not changed, see their clients' own addresses, and go on
 // being reached when every process of fairlead is gone.
 //
-// A [Kernel] gets whole lists of services, never patches. What the kernel runs is in steer.bpf.c; steer.bpf.o is made from it
-// by `go generate` and checked in, so that building fairlead needs no C compiler.
+// A [Kernel] gets whole lists of services, never patches. What the kernel runs is in steer.bpf.c and port.bpf.c; the objects are
+// made from them by `go generate` and checked in, so that building fairlead needs no C compiler.
 package steer
 
 //go:generate clang-14 -O2 -g -Wall -target bpf -fdebug-compilation-dir=. -I/usr/include/x86_64-linux-gnu -c steer.bpf.c -o steer.bpf.o
-//go:generate llvm-strip-14 -g steer.bpf.o
+//go:generate clang-14 -O2 -g -Wall -target bpf -fdebug-compilation-dir=. -I/usr/include/x86_64-linux-gnu -c port.bpf.c -o port.bpf.o
+//go:generate llvm-strip-14 -g steer.bpf.o port.bpf.o
 
 import (
 	"cmp"

@@ -1,12 +1,18 @@
 package supervise
 
-import "github.com/fairlead-dev/fairlead/internal/spec"
+import (
+	"errors"
+
+	"github.com/fairlead-dev/fairlead/internal/spec"
+)
 
 // confiner puts instances under the kernel's limits on memory, processor time and processes.
 type confiner interface {
 	// make creates fresh control groups for the limits that are set and returns them, and a sentence for each limit that
 	// this machine cannot put in force.
 	make(name string, l spec.Limits) (groups, missing []string)
+	// unified returns a group of version 2 that the process shall be in, one of groups or a fresh one.
+	unified(groups []string) (string, error)
 	// oomKilled reports whether the kernel ended something in the groups for its memory limit.
 	oomKilled(groups []string) bool
 	// killAll ends whatever still runs in the groups.
@@ -31,6 +37,8 @@ func (w without) make(_ string, l spec.Limits) ([]string, []string) {
 	}
 	return nil, missing
 }
+
+func (w without) unified([]string) (string, error) { return "", errors.New(w.why) }
 
 func (without) oomKilled([]string) bool { return false }
 func (without) killAll([]string)        {}

@@ -17,7 +17,8 @@ import (
 
 // cgroups confines with control groups, version 1 or 2 (cgroups(7)), one fresh group for each start.
 type cgroups struct {
-	v2   string            // our own folder in the unified hierarchy, "" where it has no controllers for us
+	top  string            // where the unified hierarchy is mounted, "" where it is not
+	v2   string            // our own folder in it, "" where it has no controllers for us
 	v1   map[string]string // controller -> our own folder in its hierarchy
 	why  map[string]string // controller -> why it cannot be used
 	seed string
@@ -36,7 +37,7 @@ func newConfiner() confiner {
 		return without{"/proc/self/mountinfo: " + err.Error()}
 	}
 	v2mount, v1mounts := parseMounts(string(mounts))
-	if v2mount != "" {
+	if c.top = v2mount; v2mount != "" {
 		c.tryV2(v2mount)
 	}
 	if c.v2 != "" {
@@ -149,6 +150,22 @@ func (c *cgroups) make(name string, l spec.Limits) (groups, missing []string) {
 		}
 	}
 	return groups, missing
+}
+
+// unified implements [confiner]. A process is in one group of the unified hierarchy only, so where that limits it, it is this one.
+func (c *cgroups) unified(groups []string) (string, error) {
+	base := c.v2
+	if base != "" {
+		for _, g := range groups {
+			if filepath.Dir(g) == base {
+				return g, nil
+			}
+		}
+	} else if base = filepath.Join(c.top, cgroupName); c.top == "" {
+		return "", errors.New("no version 2 of the control groups is mounted")
+	}
+	dir := filepath.Join(base, fmt.Sprintf("port-%s%d", c.seed, c.next.Add(1)))
+	return dir, os.MkdirAll(dir, 0o755)
 }
 
 // limit makes the group, writes the limit and reads back that it is in force.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -33,13 +34,18 @@ func (in *instance) start() (*child, error) {
 	go in.sup.confine.remove(in.groups)
 	groups, missing := in.sup.confine.make(in.key(), in.prog.Limits)
 	in.groups = groups
+	if in.prog.Port != 0 && in.prog.Port != port {
+		if err := in.givePort(port); err != nil {
+			return nil, err
+		}
+	}
 	env, err := in.environment(port)
 	if err != nil {
 		return nil, err
 	}
 	p := launch{
 		path: in.prog.Path, argv: append([]string{in.prog.Path}, in.args(port)...), env: env, dir: in.prog.Dir,
-		groups: groups, files: in.prog.Limits.Files,
+		groups: in.groups, files: in.prog.Limits.Files,
 	}
 	if p.uid, p.gid, err = in.user(); err != nil {
 		return nil, err
@@ -62,6 +68,21 @@ func (in *instance) start() (*child, error) {
 	})
 	in.save()
 	return c, nil
+}
+
+// givePort lets the process that is about to start have the port where its code has another one.
+func (in *instance) givePort(port int) error {
+	group, err := in.sup.confine.unified(in.groups)
+	if err == nil && !slices.Contains(in.groups, group) {
+		in.groups = append(in.groups, group)
+	}
+	if err == nil {
+		err = in.sup.opt.GivePort(group, in.prog.Port, port)
+	}
+	if err != nil {
+		return fmt.Errorf("run.port: this machine cannot give it %d in place of %d: %w", port, in.prog.Port, err)
+	}
+	return nil
 }
 
 // port returns the instance's port, the same for each of its starts, chosen when it has none or when another process

@@ -23,7 +23,9 @@ type Options struct {
 	Dirs    home.Dirs
 	Version string
 	Record  func(Instance, Program, []string) (Recorder, error) // opens an instance's log; the strings must not appear in it
-	Log     *slog.Logger
+	// GivePort has processes of a control group (a folder of version 2) listen at the port given where they ask for another one.
+	GivePort func(group string, asked, given int) error
+	Log      *slog.Logger
 }
 
 // Supervisor owns every instance of a machine. Make it with [New], end it with Close or Shutdown.

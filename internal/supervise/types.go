@@ -19,6 +19,7 @@ type Program struct {
 	Args           []string          `json:"args,omitempty"`
 	Env            map[string]string `json:"env,omitempty"`
 	SecretsFile    string            `json:"secrets_file,omitempty"` // JSON object of variables, mode 0600
+	Port           int               `json:"port,omitempty"`         // that stands in its code; 0 for none
 	Dir            string            `json:"dir"`                    // the service's own folder: working folder, HOME, {{.Data}}
 	Limits         spec.Limits       `json:"limits"`
 	Probes         spec.Probes       `json:"probes"`
