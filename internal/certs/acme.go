@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -113,8 +114,12 @@ func (a *acmeStore) config(key configKey) *certmagic.Config {
 	if directory == "" {
 		directory = certmagic.LetsEncryptProductionCA
 	}
-	issuer := certmagic.NewACMEIssuer(cfg, certmagic.ACMEIssuer{CA: directory, TestCA: directory, Email: key.Email, Agreed: true, TrustedRoots: roots, Logger: zap.NewNop(),
-		DisableHTTPChallenge: key.httpPort == 0, AltHTTPPort: key.httpPort, AltTLSALPNPort: key.tlsPort})
+	template := certmagic.ACMEIssuer{CA: directory, TestCA: directory, Email: key.Email, Agreed: true, TrustedRoots: roots, Logger: zap.NewNop(),
+		DisableHTTPChallenge: key.httpPort == 0, AltHTTPPort: key.httpPort, AltTLSALPNPort: key.tlsPort}
+	if key.DNS != "" {
+		template.DNS01Solver = dnsHook{key.DNS} // it is the only kind then
+	}
+	issuer := certmagic.NewACMEIssuer(cfg, template)
 	cfg.Issuers = []certmagic.Issuer{issuer}
 	a.configs[key], a.issuers[key] = cfg, issuer
 	return cfg
@@ -148,7 +153,11 @@ func (a *acmeStore) failed(names []string, err error) {
 // get returns the certificate, or what answers a TLS-ALPN-01 challenge (RFC 8737).
 func (a *acmeStore) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	a.mu.Lock()
-	cfg := a.configs[a.names[hello.ServerName]]
+	key, ok := a.names[hello.ServerName]
+	if _, above, dot := strings.Cut(hello.ServerName, "."); !ok && dot {
+		key = a.names["*."+above]
+	}
+	cfg := a.configs[key]
 	a.mu.Unlock()
 	if cfg == nil {
 		return nil, fmt.Errorf("there is no certificate for %q", hello.ServerName)

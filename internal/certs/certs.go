@@ -33,6 +33,7 @@ type Source struct {
 	Key       string `json:"key,omitempty"`       //
 	Directory string `json:"directory,omitempty"` // auto: address of the ACME directory; "" for Let's Encrypt's
 	Email     string `json:"email,omitempty"`     // auto: whom the authority may write to
+	DNS       string `json:"dns,omitempty"`       // auto: a command that answers DNS-01 challenges; "" for the other kinds
 	Roots     string `json:"roots,omitempty"`     // auto: PEM file of what the directory's own server is verified by; "" for the system's
 }
 
@@ -98,8 +99,8 @@ func (s *Store) Check(wanted []Wanted) error {
 			}
 		case Auto:
 			for _, n := range w.Names {
-				if strings.HasPrefix(n, "*.") {
-					return fail.New(fail.Usage, "route.tls", "no certificate for %s can be had by HTTP-01 or TLS-ALPN-01", n).Hinted("name the hosts, or use files: `tls: own`")
+				if strings.HasPrefix(n, "*.") && w.DNS == "" {
+					return fail.New(fail.Usage, "route.tls", "no certificate for %s can be had by HTTP-01 or TLS-ALPN-01", n).Hinted("set DNS records by a command, acme: {dns: /usr/local/bin/dns-hook}; or name the hosts; or use files, tls: own")
 				}
 			}
 			if _, err := rootsOf(w.Roots); err != nil {

@@ -27,12 +27,13 @@ func (d *decoder) checkTLS(r Route) error {
 		return d.at("route.acme.directory", "%q is not an https address", r.ACME.Directory)
 	}
 	for i, h := range r.Hosts {
-		if r.TLS == "auto" && strings.HasPrefix(h, "*.") {
-			return d.at("route.hosts", "no certificate for %s can be had by HTTP-01 or TLS-ALPN-01", r.Hosts[i]).Hinted("name the hosts, or use files: tls: own")
+		if r.TLS == "auto" && strings.HasPrefix(h, "*.") && r.ACME.DNS == "" {
+			return d.at("route.hosts", "no certificate for %s can be had by HTTP-01 or TLS-ALPN-01", r.Hosts[i]).Hinted("set DNS records by a command, acme: {dns: /usr/local/bin/dns-hook}; or name the hosts; or use files, tls: own")
 		}
 	}
 	for _, f := range []struct{ path, file string }{
 		{"route.certificate.cert", c.Cert}, {"route.certificate.key", c.Key}, {"route.clients", r.Clients}, {"route.acme.roots", r.ACME.Roots},
+		{"route.acme.dns", r.ACME.DNS},
 	} {
 		if f.file != "" && !filepath.IsAbs(f.file) {
 			return d.at(f.path, "%q is not an absolute path: the file is on the machine, not beside fairlead.yaml", f.file)

@@ -217,6 +217,7 @@ type Certificate struct {
 type ACME struct {
 	Directory string `json:"directory,omitempty" jsonschema:"the address of an ACME directory; default: Let's Encrypt's"`
 	Email     string `json:"email,omitempty" jsonschema:"whom the authority may write to"`
+	DNS       string `json:"dns,omitempty" jsonschema:"a command on the machine that sets DNS records: certificates for *.example.com, and for machines that nobody reaches, by DNS-01"`
 	Roots     string `json:"roots,omitempty" jsonschema:"a PEM file on the machine by which the directory itself is verified; default: the system's roots"`
 }
 

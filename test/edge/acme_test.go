@@ -52,6 +52,7 @@ type authority struct {
 	directory string
 	roots     string         // file by which the directory is verified
 	issued    *x509.CertPool // what its certificates are verified by
+	dns       string         // address at which its resolver is told of records
 }
 
 // newAuthority starts Pebble, which looks for challenges at two ports, and whose certificates hold for so long.
@@ -62,7 +63,7 @@ func newAuthority(t *testing.T, httpPort, tlsPort int, validity time.Duration) a
 	dns := rig.GoTool(t, "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv@v2.10.1")
 	p := ports(t, 4)
 	store := certs.Open(certs.Options{Dir: filepath.Join(dir, "certs"), Log: slog.New(slog.DiscardHandler)})
-	a := authority{directory: fmt.Sprintf("https://127.0.0.1:%d/dir", p[0]), roots: filepath.Join(dir, "roots.pem")}
+	a := authority{directory: fmt.Sprintf("https://127.0.0.1:%d/dir", p[0]), roots: filepath.Join(dir, "roots.pem"), dns: fmt.Sprintf("http://127.0.0.1:%d", p[3])}
 	root, err := store.LocalRoot()
 	if err != nil {
 		t.Fatal(err)

@@ -37,7 +37,7 @@ func routingOf(s *spec.Spec) routing {
 	}
 	if x := s.Route; x.TLS != "off" && x.TLS != "" {
 		r.TLS = &edge.TLS{Clients: x.Clients, Min: x.TLSMin, Source: certs.Source{Kind: x.TLS, Cert: x.Certificate.Cert, Key: x.Certificate.Key,
-			Directory: x.ACME.Directory, Email: x.ACME.Email, Roots: x.ACME.Roots}}
+			Directory: x.ACME.Directory, Email: x.ACME.Email, DNS: x.ACME.DNS, Roots: x.ACME.Roots}}
 		r.Plain = spec.Route{TLS: x.TLS, HTTP: x.HTTP}
 	}
 	if s.Release.Mirror.For > 0 {
