@@ -61,6 +61,12 @@ var errHandOver = errors.New("for net/http")
 // take serves a connection: requests of the usual kind itself, and from the first other one on by net/http.
 func (s *Server) take(addr string, nc net.Conn, others *handed) {
 	c := &clientConn{Conn: nc, s: s, listen: addr}
+	if err := introduce(nc); err != nil {
+		s.log.Debug("a proxy did not say whom it speaks for", "proxy", nc.RemoteAddr().String(), "error", err)
+		nc.Close()
+		s.conns.Add(-1)
+		return
+	}
 	if t, ok := nc.(*tls.Conn); ok {
 		ctx, cancel := context.WithTimeout(context.Background(), readHeaderTimeout)
 		err := t.HandshakeContext(ctx)
@@ -127,6 +133,17 @@ func greeting(c net.Conn) ([]byte, error) {
 		return nil, errors.New("a client that chose HTTP/2 speaks something else")
 	}
 	return b, c.SetReadDeadline(time.Time{})
+}
+
+// introduce reads what a proxy in front says of the client, where one does.
+func introduce(nc net.Conn) error {
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	if c, ok := nc.(*introducedConn); ok {
+		return c.introduce()
+	}
+	return nil
 }
 
 // serve reads requests until the connection ends, or one comes that is not for it. Then c.buf has its head.

@@ -36,16 +36,17 @@ type Route struct {
 	Hosts       []string       `json:"hosts,omitempty"`  // lower case; "*.example.com" for all below; empty for all
 	Paths       []string       `json:"paths,omitempty"`  // only what lies below one of them, as "/api"; none for all
 	Backends    []Backend      `json:"backends"`
-	Sticky      string         `json:"sticky,omitempty"`   // how a client keeps its release: client, cookie:NAME or header:NAME
-	TLS         *TLS           `json:"tls,omitempty"`      // nil: plain HTTP
-	Redirect    string         `json:"redirect,omitempty"` // host:port where plain HTTP is told to come to Listen
-	Strip       bool           `json:"strip,omitempty"`    // instances do not see the path of Paths that matched
-	Headers     Headers        `json:"headers,omitzero"`   // what is changed in requests and answers
-	Trusted     []netip.Prefix `json:"trusted,omitempty"`  // proxies in front, whose word on who the client is counts
-	Preview     Preview        `json:"preview,omitzero"`   // who sees the newest release, whatever its share
-	Mirror      int            `json:"mirror,omitempty"`   // percent of the safe requests that a release without a share gets a copy of
-	Stopped     bool           `json:"stopped,omitempty"`  // answer at once that there is nobody, rather than wait
-	Guard       *Guard         `json:"guard,omitempty"`    // protections; nil for none
+	Sticky      string         `json:"sticky,omitempty"`     // how a client keeps its release: client, cookie:NAME or header:NAME
+	TLS         *TLS           `json:"tls,omitempty"`        // nil: plain HTTP
+	Redirect    string         `json:"redirect,omitempty"`   // host:port where plain HTTP is told to come to Listen
+	Strip       bool           `json:"strip,omitempty"`      // instances do not see the path of Paths that matched
+	Headers     Headers        `json:"headers,omitzero"`     // what is changed in requests and answers
+	Trusted     []netip.Prefix `json:"trusted,omitempty"`    // proxies in front, whose word on who the client is counts
+	Introduced  bool           `json:"introduced,omitempty"` // they begin each connection with the PROXY protocol
+	Preview     Preview        `json:"preview,omitzero"`     // who sees the newest release, whatever its share
+	Mirror      int            `json:"mirror,omitempty"`     // percent of the safe requests that a release without a share gets a copy of
+	Stopped     bool           `json:"stopped,omitempty"`    // answer at once that there is nobody, rather than wait
+	Guard       *Guard         `json:"guard,omitempty"`      // protections; nil for none
 }
 
 // Preview says which requests go to the newest release that has instances.
@@ -180,6 +181,7 @@ type routes struct {
 	generation uint64
 	byListen   map[string]map[string][]below
 	byKey      map[string]*route
+	introduced map[string][]netip.Prefix // by listen address: whose connections begin with the PROXY protocol
 }
 
 // below is a route's claim to what lies below a path.
@@ -220,7 +222,7 @@ type endpoint struct {
 // compile builds the form requests use. Endpoint states (how an address did lately) are carried over.
 // The counters of last, the table still in force, are kept: its requests count into them until the swap and after.
 func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*routes, error) {
-	c := &routes{generation: t.Generation, byListen: map[string]map[string][]below{}, byKey: map[string]*route{}}
+	c := &routes{generation: t.Generation, byListen: map[string]map[string][]below{}, byKey: map[string]*route{}, introduced: map[string][]netip.Prefix{}}
 	if err := st.recycle(func() map[string]bool { return slotNames(t, last) }); err != nil {
 		return nil, err
 	}
@@ -258,6 +260,9 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 		for _, addr := range r.addresses() {
 			if c.byListen[addr] == nil {
 				c.byListen[addr] = map[string][]below{}
+			}
+			if r.Introduced {
+				c.introduced[addr] = append(c.introduced[addr], r.Trusted...)
 			}
 			for _, h := range hostsOf(r) {
 				for _, p := range pathsOf(r) {

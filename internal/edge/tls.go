@@ -40,6 +40,14 @@ func (t *Table) checkTLS() error {
 		}
 		encrypted[r.Listen] = r.TLS != nil
 	}
+	introduced := map[string]Route{}
+	for _, r := range t.Routes {
+		if was, ok := introduced[r.Listen]; ok && was.Introduced != r.Introduced {
+			return fail.New(fail.Usage, "routing table", "connections to %s begin with the PROXY protocol for one of %s and %s, and not for the other", r.Listen, was.Key(), r.Key()).
+				Hinted("set route.proxy_protocol of %s as the other service has it, or give it its own route.listen", r.Service)
+		}
+		introduced[r.Listen] = r
+	}
 	for _, r := range t.Routes {
 		if r.Redirect == "" {
 			continue

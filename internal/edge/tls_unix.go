@@ -7,28 +7,44 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 )
 
-// helloListener takes an address's connections; whether they begin with a handshake may change with every table.
+// helloListener takes an address's connections; whether they begin with the word of a proxy, and with a handshake, may change with
+// every table.
 type helloListener struct {
 	net.Listener
-	conf *tls.Config // keeps the keys of session tickets over all routes, and changes them daily
-	is   func() bool
+	conf       *tls.Config // keeps the keys of session tickets over all routes, and changes them daily
+	is         func() bool
+	introduces func(net.Addr) bool
 }
 
 func (s *Server) helloListener(addr string, l net.Listener) *helloListener {
 	return &helloListener{l, &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) { return s.handshake(addr, h) }},
-		func() bool { return s.current().encrypted(addr) }}
+		func() bool { return s.current().encrypted(addr) }, func(peer net.Addr) bool { return s.current().introduces(addr, peer) }}
 }
 
 // Accept implements [net.Listener].
 func (l *helloListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
+	if err == nil && l.introduces(c.RemoteAddr()) {
+		c = &introducedConn{Conn: c}
+	}
 	if err == nil && l.is() {
 		c = tls.Server(c, l.conf)
 	}
 	return c, err
+}
+
+// introduces reports whether a connection of peer's begins with the PROXY protocol.
+func (c *routes) introduces(addr string, peer net.Addr) bool {
+	all := c.introduced[addr]
+	if len(all) == 0 {
+		return false
+	}
+	a, err := netip.ParseAddrPort(peer.String())
+	return err == nil && slices.ContainsFunc(all, func(p netip.Prefix) bool { return p.Contains(a.Addr().Unmap().WithZone("")) })
 }
 
 // handshake chooses the configuration for who knocks at addr. What a challenge asks needs no client's certificate.

@@ -20,6 +20,9 @@ func (d *decoder) checkForward(r Route) error {
 	if r.Strip && len(r.Paths) == 0 {
 		return d.at("route.strip", "there is nothing to take off without route.paths")
 	}
+	if r.Proxied && len(r.Trusted) == 0 {
+		return d.at("route.proxy_protocol", "whose word counts?").Hinted("name the proxies in front: trusted: [10.0.0.0/8]")
+	}
 	for i, t := range r.Trusted {
 		if _, err := ParseNetwork(t); err != nil {
 			return d.at(fmt.Sprintf("route.trusted[%d]", i), "%v", err)

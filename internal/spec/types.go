@@ -183,6 +183,7 @@ type Route struct {
 	Strip   bool     `json:"strip,omitempty" jsonschema:"instances do not see the part of the path that paths names; it is in X-Forwarded-Prefix"`
 	Headers Headers  `json:"headers,omitzero" jsonschema:"what is changed in requests and answers"`
 	Trusted []string `json:"trusted,omitempty" jsonschema:"addresses of proxies in front, as 10.0.0.0/8: what they say of the client in X-Forwarded-For, -Proto and -Host counts"`
+	Proxied bool     `json:"proxy_protocol,omitempty" jsonschema:"the proxies under trusted begin each connection with the PROXY protocol, version 1 or 2: who the client is they say there"`
 
 	Preview     Preview     `json:"preview,omitzero" jsonschema:"who sees the newest release that runs, whatever its share of the traffic"`
 	Timeouts    Timeouts    `json:"timeouts,omitzero" jsonschema:"how long a request may take"`

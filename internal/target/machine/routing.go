@@ -27,7 +27,7 @@ func routingOf(s *spec.Spec) routing {
 		return edge.Header{Name: name, Value: value}
 	}
 	r := routing{Route: edge.Route{
-		Hosts: s.Route.Hosts, Paths: s.Route.Paths, Strip: s.Route.Strip, Trusted: networks(s.Route.Trusted),
+		Hosts: s.Route.Hosts, Paths: s.Route.Paths, Strip: s.Route.Strip, Trusted: networks(s.Route.Trusted), Introduced: s.Route.Proxied,
 		Headers: edge.Headers{Request: edge.Change(s.Route.Headers.Request), Response: edge.Change(s.Route.Headers.Response)},
 		Sticky:  s.Release.Sticky, Preview: edge.Preview{Host: s.Route.Preview.Host, Header: header(s.Route.Preview.Header)},
 		Guard: guardOf(s.Route),
