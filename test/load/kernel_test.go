@@ -59,13 +59,13 @@ func kernelMode(t *testing.T, mode string) {
 			t.Errorf("%s: %d requests failed%s", name, n, s.why())
 		}
 	}
-	phase("switches", 5, func() { m.Up(t, blue) })
+	phase("deploys", 2, func() { m.Up(t, blue) })
 	phase("weight changes", 1, func() {
 		if r := m.Up(t, steps); r.Failed != 0 || r.Requests == 0 {
 			t.Errorf("the receipt: %+v", r)
 		}
 	})
-	phase("rollbacks", 5, func() { m.Move(t, "rollback", "--service", "app") })
+	phase("rollbacks", 8, func() { m.Move(t, "rollback", "--service", "app") })
 	phase("kills of the agent", 2, func() {
 		old := m.PID(t, "agent")
 		kill(t, old)
