@@ -18,15 +18,25 @@ type observer struct {
 	owner   map[uint64]Socket // by the cookie of the listening socket
 	last    map[uint64]Counts // as Take read them
 	seen    map[Socket]bool   // whose connections are watched
+	missed  bool              // a connection could not be, when it was tried last
 }
 
 // placed is the value that belongs to a socket; see steer.bpf.c.
 type placed struct {
 	Owner uint64
-	Since uint64
 	Own   uint32
 	Drain uint32
 }
+
+// talk is how far a connection is; see steer.bpf.c.
+type talk struct {
+	Since  uint64
+	Speaks uint32
+	Ends   uint32
+}
+
+// unsure is what a connection speaks that was there before: whether something is under way on it is a guess.
+const unsure = 3
 
 // watching returns the observer, begun when there is none. k.mu is held.
 func (k *Kernel) watching() (*observer, error) {
@@ -38,7 +48,7 @@ func (k *Kernel) watching() (*observer, error) {
 		return nil, err
 	}
 	o := &observer{owner: map[uint64]Socket{}, last: map[uint64]Counts{}, seen: map[Socket]bool{}}
-	o.objects, err = k.loadPart([]string{"accepted", "received", "answered"}, []string{"places", "counts", "watched", ".rodata"})
+	o.objects, err = k.loadPart([]string{"accepted", "received", "answered"}, []string{"places", "talks", "counts", "watched", ".rodata"})
 	if err != nil {
 		return nil, fmt.Errorf("observe connections: %w", err)
 	}
@@ -102,10 +112,11 @@ func (k *Kernel) observe(s Service, moved bool) error {
 			case o.seen[sock]:
 				continue
 			}
-			if _, err := o.mark(s.Listen, sock, e); err != nil {
+			o.missed = false
+			if _, err := o.mark(s.Listen, sock, e); err != nil && sock.Process.Alive() {
 				return err
 			}
-			o.seen[sock] = true
+			o.seen[sock] = !o.missed
 		}
 	}
 	return nil
@@ -173,32 +184,43 @@ func (o *observer) watch(fd int, owner uint64, end bool) (busy int, err error) {
 	}
 	quiet := info.Last_data_sent <= info.Last_data_recv && info.Last_data_sent >= uint32(quietFor.Milliseconds())
 	var p placed
-	places := o.objects.Maps["places"]
-	known := places.Lookup(uint32(fd), &p) == nil
-	if !known && !quiet {
-		p.Since = monotonic()
-	}
-	if !known || p.Drain != flag(end) {
+	if places := o.objects.Maps["places"]; places.Lookup(uint32(fd), &p) != nil || end && p.Drain == 0 {
 		p.Owner, p.Drain = owner, flag(end)
 		if err := places.Put(uint32(fd), p); err != nil {
 			return 0, err
 		}
 	}
-	c, err := cookie(fd)
-	if err != nil {
+	var t talk
+	if talks := o.objects.Maps["talks"]; talks.Lookup(uint32(fd), &t) != nil {
+		if info.Last_data_recv <= info.Last_data_sent {
+			t = talk{Since: monotonic(), Speaks: unsure}
+		}
+		if err := talks.Update(uint32(fd), t, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+			return 0, err
+		}
+	}
+	seen, err := o.hook(fd)
+	if err != nil || quiet && (!seen || (t.Since == 0 || t.Speaks == unsure) && t.Ends == 0) {
 		return 0, err
 	}
-	err = o.objects.Maps["watched"].Update(c, uint64(fd), ebpf.UpdateNoExist)
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return 0, nil // it ends meanwhile
-	}
-	if err != nil && !errors.Is(err, unix.EBUSY) { // which is said of one that is watched already
-		return 0, fmt.Errorf("observe a connection: %w", err)
-	}
-	if quiet && p.Since == 0 {
-		return 0, nil
-	}
 	return 1, nil
+}
+
+// hook has what is sent on a connection looked at. It cannot be where somebody else does that already, or the service has the
+// kernel encrypt: such a connection is judged by its silence alone.
+func (o *observer) hook(fd int) (seen bool, err error) {
+	c, err := cookie(fd)
+	if err != nil {
+		return false, err
+	}
+	var now uint64
+	watched := o.objects.Maps["watched"]
+	if err := watched.Update(c, uint64(fd), ebpf.UpdateNoExist); err == nil || watched.Lookup(c, &now) == nil {
+		return true, nil
+	} else if !errors.Is(err, unix.EOPNOTSUPP) { // which is said of one that ends
+		o.missed = true // the observer before this one may not be gone yet
+	}
+	return false, nil
 }
 
 func flag(b bool) uint32 {

@@ -83,10 +83,10 @@ func describe(fd int) (local netip.AddrPort, listens, ok bool) {
 	return local, accepts == 1, true
 }
 
-// progress is what the kernel knows of an established connection; nil for any other.
+// progress is what the kernel knows of a connection that the service can still answer on; nil for any other.
 func progress(fd int) *unix.TCPInfo {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	if err != nil || info.State != unix.BPF_TCP_ESTABLISHED {
+	if err != nil || info.State != unix.BPF_TCP_ESTABLISHED && info.State != unix.BPF_TCP_CLOSE_WAIT {
 		return nil
 	}
 	return info

@@ -15,7 +15,7 @@
 #define IPPROTO_TCP 6
 #define TCP_ESTABLISHED 1
 #define TCP_FIN_WAIT1 4
-#define TCP_CLOSE 7
+#define TCP_CLOSE_WAIT 8
 
 #define SLOTS 1024    /* listening sockets on one machine */
 #define BUCKETS 1024  /* of a service: 0.1 % each */
@@ -39,12 +39,25 @@ struct service {
 	__u16 table[BUCKETS];    /* bucket -> slot; NONE leaves the connection to whoever listens there */
 };
 
-/* placed belongs to a listening socket and is inherited by the connections that it accepts. */
+/* placed belongs to a listening socket and is inherited by the connections that it accepts. The kernel does not write it. */
 struct placed {
 	__u64 owner;    /* key of counts */
-	__u64 since;    /* when the last piece of a request was read that has no answer yet, ns; 0: nothing is under way */
 	__u32 own;      /* the port at which the service listens itself: who connects there was not steered */
 	__u32 drain;    /* 1: each answer is told to be the last one */
+};
+
+/* What a connection speaks. */
+#define UNKNOWN 0
+#define HTTP 1
+#define OTHER 2   /* or encrypted: nothing of it is counted or changed */
+#define UNSURE 3  /* since was guessed of a connection that was there before */
+
+/* talk is how far a connection is. Nobody but the kernel writes it, but for the first value: a write from outside could undo
+ * what happens at that moment. */
+struct talk {
+	__u64 since;    /* when the last piece of a request was read that has no answer yet, ns; 0: there is none */
+	__u32 speaks;
+	__u32 ends;     /* 1: it is closed after what is under way */
 };
 
 struct counted {
@@ -60,6 +73,7 @@ struct counted {
 struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 512); __type(key, struct address); __type(value, struct service); } services SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_SOCKMAP); __uint(max_entries, SLOTS); __type(key, __u32); __type(value, __u64); } sockets SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_SK_STORAGE); __uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE); __type(key, int); __type(value, struct placed); } places SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_SK_STORAGE); __uint(map_flags, BPF_F_NO_PREALLOC); __type(key, int); __type(value, struct talk); } talks SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_PERCPU_HASH); __uint(map_flags, BPF_F_NO_PREALLOC); __uint(max_entries, SLOTS); __type(key, __u64); __type(value, struct counted); } counts SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_SOCKHASH); __uint(max_entries, 65536); __type(key, __u64); __type(value, __u64); } watched SEC(".maps");
 
@@ -139,21 +153,23 @@ int accepted(struct bpf_sock_ops *o)
 		return 1;
 	if (o->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
 		c->connections++;
-		p->since = 0;
+		bpf_sk_storage_get(&talks, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 		__u64 cookie = bpf_get_socket_cookie(o);
 		bpf_sock_hash_update(o, &watched, &cookie, BPF_ANY);
 		bpf_sock_ops_cb_flags_set(o, o->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 		return 1;
 	}
-	if (p->since && o->args[0] == TCP_ESTABLISHED) {
-		if (o->args[1] == TCP_FIN_WAIT1) { /* the service closes what it owes an answer to */
-			c->unanswered++;
-			c->classes[0]++;
-		} else { /* the client's end or reset came first */
-			c->aborted++;
-		}
-		p->since = 0;
+	struct talk *t = bpf_sk_storage_get(&talks, sk, 0, 0);
+	if (!t || !t->since || t->speaks >= OTHER || o->args[0] != TCP_ESTABLISHED)
+		return 1;
+	if (o->args[1] == TCP_FIN_WAIT1) { /* the service closes what it owes an answer to */
+		c->unanswered++;
+		c->classes[0]++;
+	} else { /* the client's end or reset came first */
+		c->aborted++;
 	}
+	t->since = 0;
+	t->ends = o->args[1] == TCP_CLOSE_WAIT; /* it may still read the answer */
 	return 1;
 }
 
@@ -163,9 +179,12 @@ struct sock;
 SEC("tp_btf/tcp_rcv_space_adjust")
 int BPF_PROG(received, struct sock *sk)
 {
-	struct placed *p = bpf_sk_storage_get(&places, sk, 0, 0);
-	if (p)
-		p->since = bpf_ktime_get_ns();
+	struct talk *t = bpf_sk_storage_get(&talks, sk, 0, 0);
+	if (t) {
+		t->since = bpf_ktime_get_ns();
+		if (t->speaks == UNSURE)
+			t->speaks = UNKNOWN;
+	}
 	return 0;
 }
 
@@ -188,6 +207,9 @@ static const char last[19] = "Connection: close\r\n";
 /* finish puts the header that ends a connection behind the status line. */
 static __always_inline int finish(struct sk_msg_md *m)
 {
+	/* Its first piece may end within the status line: memory for what is sent is used up to the last 32 bytes of a page. */
+	if (bpf_msg_pull_data(m, 0, m->size < 96 ? m->size : 96, 0))
+		return 0;
 	char *d = m->data, *e = m->data_end;
 	__u32 end = 0;
 	for (int i = 12; i < 96; i++) {
@@ -211,6 +233,18 @@ static __always_inline int finish(struct sk_msg_md *m)
 	return 1;
 }
 
+static __always_inline int digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
+/* status_line reports whether an HTTP/1 answer begins here. */
+static __always_inline int status_line(char *d, char *e)
+{
+	return d + 13 <= e && d[0] == 'H' && d[1] == 'T' && d[2] == 'T' && d[3] == 'P' && d[4] == '/' && d[5] == '1' && d[6] == '.' && digit(d[7])
+		&& d[8] == ' ' && digit(d[9]) && digit(d[10]) && digit(d[11]) && (d[12] == ' ' || d[12] == '\r' || d[12] == '\n');
+}
+
 /* answered looks at what a service sends: the beginning of an HTTP/1 answer is counted, and told to be the last one. */
 SEC("sk_msg")
 int answered(struct sk_msg_md *m)
@@ -218,19 +252,30 @@ int answered(struct sk_msg_md *m)
 	struct bpf_sock *sk = m->sk;
 	if (!sk)
 		return SK_PASS;
-	struct placed *p = bpf_sk_storage_get(&places, sk, 0, 0);
-	if (!p || !p->since)
+	struct talk *t = bpf_sk_storage_get(&talks, sk, 0, 0);
+	if (!t || !t->since)
 		return SK_PASS; /* more of an answer that began before */
+	struct placed *p = bpf_sk_storage_get(&places, sk, 0, 0);
 	char *d = m->data, *e = m->data_end;
-	if (d + 13 > e || d[0] != 'H' || d[1] != 'T' || d[2] != 'T' || d[3] != 'P' || d[4] != '/' || d[5] != '1' || d[6] != '.') {
-		p->since = 0; /* another protocol, or an encrypted one: whatever it is, the client has its answer */
+	if (!p || t->speaks == OTHER || !status_line(d, e)) {
+		/* Whatever it is, the client has its answer. Who does not begin with HTTP never speaks it; in the midst of an answer
+		 * a service may read more of the request. */
+		if (t->speaks == UNSURE)
+			t->speaks = UNKNOWN;
+		else if (t->speaks == UNKNOWN)
+			t->speaks = OTHER;
+		t->since = 0;
 		return SK_PASS;
 	}
+	t->speaks = HTTP;
 	__u32 class = d[9] - '0';
-	if (class == 1 && !(d[10] == '0' && d[11] == '1'))
-		return SK_PASS; /* the answer itself is still to come */
-	__u64 took = bpf_ktime_get_ns() - p->since;
-	p->since = 0;
+	if (class == 1) {
+		if (d[10] != '0' || d[11] != '1')
+			return SK_PASS; /* the answer itself is still to come */
+		t->speaks = OTHER; /* from here on */
+	}
+	__u64 took = bpf_ktime_get_ns() - t->since;
+	t->since = 0;
 	__u64 owner = p->owner;
 	__u32 drain = p->drain && class != 1 && d[7] == '1';
 	struct counted *c = bpf_map_lookup_elem(&counts, &owner);
@@ -246,6 +291,8 @@ int answered(struct sk_msg_md *m)
 		int done = finish(m);
 		if (done < 0)
 			return SK_DROP;
+		if (done)
+			t->ends = 1;
 		if (done && c)
 			c->drained++;
 	}
