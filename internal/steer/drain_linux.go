@@ -22,7 +22,7 @@ const drainEvery = 25 * time.Millisecond
 // Drain makes a process that gets no new connections any more free of its old ones: whoever is on the way to it by now still
 // arrives, each connection's next HTTP/1 answer tells the client that it is the last one, and when Drain returns nothing is
 // under way. Idle connections stay: nothing can be told to their clients. The error is ctx's cause when that was not so soon
-// enough, or says why the machine cannot do it.
+// enough, or says why the machine cannot do it. Close does not end it before ctx: nobody shall take it for done.
 func (k *Kernel) Drain(ctx context.Context, public netip.AddrPort, s Socket) error {
 	if err := k.beginDrain(); err != nil {
 		return err
@@ -32,9 +32,7 @@ func (k *Kernel) Drain(ctx context.Context, public netip.AddrPort, s Socket) err
 		return err
 	}
 	for {
-		k.mu.Lock()
-		busy, err := k.watch.mark(public, s, all)
-		k.mu.Unlock()
+		busy, err := k.ending(public, s)
 		if !s.Process.Alive() {
 			return nil
 		}
@@ -47,14 +45,26 @@ func (k *Kernel) Drain(ctx context.Context, public netip.AddrPort, s Socket) err
 	}
 }
 
+// ending returns how many connections have something under way.
+func (k *Kernel) ending(public netip.AddrPort, s Socket) (busy int, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		return 1, nil // as far as we know
+	}
+	return k.watch.mark(public, s, all)
+}
+
 func (k *Kernel) beginDrain() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	_, err := k.watching()
-	if err == nil {
-		k.drains++
+	if !k.closed {
+		if _, err := k.watching(); err != nil {
+			return err
+		}
 	}
-	return err
+	k.drains++
+	return nil
 }
 
 func (k *Kernel) endDrain() {

@@ -38,6 +38,7 @@ type Kernel struct {
 	wanted   bool                   // watch is, by a service
 	drains   int                    // that use watch
 	taken    map[Socket]Counts      // from observers that ended
+	closed   bool
 }
 
 // Open prepares steering; nothing changes until [Kernel.Set]. What an earlier process of the same name left behind goes on
@@ -139,6 +140,7 @@ func (k *Kernel) Set(services []Service) map[netip.AddrPort]error {
 // placement finds the slots of a service's sockets and spreads the connections over them.
 func (k *Kernel) placement(s Service, used map[uint64]bool) (*placement, error) {
 	var all []candidate
+	var ended error // of an instance: the others go on without it
 	for _, sh := range s.Shares {
 		c := candidate{release: sh.Release, weight: sh.Weight}
 		if sh.Weight == 0 {
@@ -146,6 +148,10 @@ func (k *Kernel) placement(s Service, used map[uint64]bool) (*placement, error) 
 		}
 		for _, sock := range sh.Sockets {
 			slots, err := k.admit(sock, used)
+			if errors.Is(err, errEnded) {
+				ended = err
+				continue
+			}
 			if err != nil {
 				return nil, fmt.Errorf("release %d: %w", sh.Release, err)
 			}
@@ -154,6 +160,9 @@ func (k *Kernel) placement(s Service, used map[uint64]bool) (*placement, error) 
 		all = append(all, c)
 	}
 	p := place(all)
+	if p.Table[0] == none && ended != nil {
+		return nil, ended
+	}
 	if s.Sticky {
 		p.Sticky = 1
 	}
@@ -317,7 +326,7 @@ func (k *Kernel) forget(used map[uint64]bool) {
 func (k *Kernel) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.drains = 0
+	k.closed, k.drains = true, 0
 	err := k.endWatch()
 	k.objects.Close()
 	if k.attached != nil {

@@ -17,15 +17,21 @@ type holder struct {
 	pidfd int
 }
 
-// hold opens the process; an error when another one has its number by now.
+// errEnded is said of a process that is no more.
+var errEnded = errors.New("it has ended")
+
+// hold opens the process; errEnded when another one has its number by now.
 func hold(s Socket) (holder, error) {
 	fd, err := unix.PidfdOpen(s.Process.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		err = errEnded
+	}
 	if err != nil {
 		return holder{}, fmt.Errorf("process %d: %w", s.Process.PID, err)
 	}
 	if !s.Process.Alive() { // after the open: what is held now is who it was
 		unix.Close(fd)
-		return holder{}, fmt.Errorf("process %d has ended", s.Process.PID)
+		return holder{}, fmt.Errorf("process %d: %w", s.Process.PID, errEnded)
 	}
 	return holder{s.Process.PID, fd}, nil
 }
@@ -117,6 +123,9 @@ func (s Socket) listeners(f func(fd int) error) error {
 		if err != nil || found[only6] > 0 {
 			return err
 		}
+	}
+	if !s.Process.Alive() {
+		return fmt.Errorf("process %d: %w", s.Process.PID, errEnded) // meanwhile
 	}
 	return fmt.Errorf("process %d does not listen on port %d itself", s.Process.PID, s.Port)
 }

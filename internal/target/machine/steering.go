@@ -26,6 +26,7 @@ import (
 type steering struct {
 	kernel  *steer.Kernel
 	lacks   error                       // why there is none
+	ended   bool                        // there was one: what it did is the next agent's by now
 	watched map[string]int              // by route: how many need to know what the instances answer
 	owners  map[steer.Socket]instanceID // of what is counted
 	ways    map[string]Way              // by route
@@ -220,17 +221,22 @@ func (m *Machine) keepSteering(ctx context.Context) {
 				m.log.Debug("steering", "error", err) // whoever follows the supervisor tries again, and says so
 			}
 		}
-		m.count()
+		var gone []steer.Socket // before counting: the end of a process is counted, too
 		for sock := range m.steering.owners {
 			if !sock.Process.Alive() {
-				delete(m.steering.owners, sock)
+				gone = append(gone, sock)
 			}
+		}
+		m.count()
+		for _, sock := range gone {
+			delete(m.steering.owners, sock)
 		}
 		m.mu.Unlock()
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if k := m.steering.kernel; k != nil {
+		m.steering.ended = true
 		if keeper.Stopping(m.dirs) {
 			k.Set(nil) // the instances end, too: nothing shall be left in the kernel
 		}
@@ -244,8 +250,12 @@ func (m *Machine) keepSteering(ctx context.Context) {
 // freeOf makes instances free of the connections that the kernel gave them. m.mu is not held.
 func (t *Target) freeOf(ctx context.Context, leaving []supervise.Instance) {
 	t.m.mu.Lock()
-	k := t.m.steering.kernel
+	k, ended := t.m.steering.kernel, t.m.steering.ended
 	t.m.mu.Unlock()
+	if ended {
+		<-ctx.Done() // or our process does
+		return
+	}
 	at, err := listenAddr(t.listen)
 	if k == nil || err != nil {
 		return
