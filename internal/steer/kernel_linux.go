@@ -53,8 +53,10 @@ func Open(name string) (*Kernel, error) {
 	}
 	k := &Kernel{pin: filepath.Join(bpffs, name), spec: spec, slot: map[uint64]uint16{}, known: map[Socket][]uint64{},
 		inForce: map[address]*placement{}, taken: map[Socket]Counts{}}
-	k.objects, err = k.loadPart([]string{"steer"}, []string{"services", "sockets"})
-	return k, err
+	if k.objects, err = k.loadPart([]string{"steer"}, []string{"services", "sockets"}); err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // mountBPF makes sure that there is a file system for what shall outlive us.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/internal/proc"
 	"github.com/fairlead-dev/fairlead/internal/steer"
+	"github.com/fairlead-dev/fairlead/test/rig"
 )
 
 // within is a service in the test's own process: f has each of its connections, which are closed when it returns.
@@ -115,7 +116,16 @@ func TestOtherProtocols(t *testing.T) {
 			set(t, k, only(at, s, true))
 			busy := dial(t, at) // keeps the drain from ending
 			exchange(t, busy, hello+"!", len(hello)+1)
-			done := ending(t, k, at, s, 2*time.Second)
+			done := ending(t, k, at, s, 20*time.Second)
+			rig.Eventually(t, 5*time.Second, "the drain", func() bool { // who speaks HTTP is told
+				c := dial(t, at)
+				defer c.Close()
+				io.WriteString(c, answer+"!")
+				c.CloseWrite()
+				b, err := io.ReadAll(c)
+				return err == nil && strings.Contains(string(b), "Connection: close")
+			})
+			k.Take()
 			var mine []*net.TCPConn
 			for range 200 {
 				c := dial(t, at)
