@@ -19,7 +19,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -33,16 +32,7 @@ import (
 // asBackend in the environment makes this test program a service of that name.
 const asBackend = "STEER_TEST_BACKEND"
 
-// nobody as that name gives up its rights and says what it can do without them.
-const nobody = "-"
-
 func TestMain(m *testing.M) {
-	if os.Getenv(asBackend) == nobody {
-		err := syscall.Setuid(65534)
-		k, lacks := steer.Open("fairlead-test-nobody")
-		fmt.Println(k == nil, lacks, err)
-		return
-	}
 	if name := os.Getenv(asBackend); name != "" {
 		serve(name)
 		return
@@ -478,16 +468,5 @@ func TestMultipath(t *testing.T) {
 	b.kill()
 	if err := k.Set([]steer.Service{{Listen: at, Shares: []steer.Share{{Weight: 100, Sockets: []steer.Socket{gone}}}}})[at]; err == nil {
 		t.Error("a process that ended was steered to")
-	}
-}
-
-// TestUnprivileged: who may not is told so, and gets nothing to call.
-func TestUnprivileged(t *testing.T) {
-	open(t)
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), asBackend+"="+nobody)
-	out, err := cmd.Output()
-	if err != nil || !strings.HasPrefix(string(out), "true ") || !strings.Contains(string(out), "CAP_BPF") || !strings.HasSuffix(string(out), " <nil>\n") {
-		t.Errorf("%q, %v", out, err)
 	}
 }

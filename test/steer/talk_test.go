@@ -1,3 +1,5 @@
+//go:build linux
+
 package steer
 
 import (
@@ -12,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +26,18 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/steer"
 	"github.com/fairlead-dev/fairlead/test/rig"
 )
+
+// nobody as the name of a service gives up its rights and says what it can do without them.
+const nobody = "-"
+
+func init() {
+	if os.Getenv(asBackend) == nobody {
+		err := unix.Setuid(65534)
+		k, lacks := steer.Open("fairlead-test-nobody")
+		fmt.Println(k == nil, lacks, err)
+		os.Exit(0)
+	}
+}
 
 // within is a service in the test's own process: f has each of its connections, which are closed when it returns.
 func within(t *testing.T, f func(*net.TCPConn)) steer.Socket {
@@ -347,5 +362,16 @@ func TestOneEnded(t *testing.T) {
 	set(t, k, both)
 	if got := ask(t, at, 50); got["b"] != 50 {
 		t.Errorf("%v", got)
+	}
+}
+
+// TestUnprivileged: who may not is told so, and gets nothing to call.
+func TestUnprivileged(t *testing.T) {
+	open(t)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), asBackend+"="+nobody)
+	out, err := cmd.Output()
+	if err != nil || !strings.HasPrefix(string(out), "true ") || !strings.Contains(string(out), "CAP_BPF") || !strings.HasSuffix(string(out), " <nil>\n") {
+		t.Errorf("%q, %v", out, err)
 	}
 }
