@@ -59,6 +59,15 @@ func Open(name string) (*Kernel, error) {
 	return k, nil
 }
 
+// Forget ends what an earlier process of that name left behind, where nobody has opened it since.
+func Forget(name string) error {
+	pin := filepath.Join(bpffs, name)
+	if _, err := os.Lstat(pin); err != nil {
+		return nil // nothing of ours is there: without rights we left nothing, either
+	}
+	return os.Remove(pin)
+}
+
 // mountBPF makes sure that there is a file system for what shall outlive us.
 func mountBPF() error {
 	var st unix.Statfs_t

@@ -19,6 +19,9 @@ func Open(string) (*Kernel, error) { return nil, errLinux }
 // GivePort fails: only Linux can do this.
 func GivePort(string, int, int) error { return errLinux }
 
+// Forget has nothing to end here.
+func Forget(string) error { return nil }
+
 // Set does nothing here.
 func (*Kernel) Set([]Service) map[netip.AddrPort]error { return nil }
 

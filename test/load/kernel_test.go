@@ -1,6 +1,7 @@
 package load
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/test/rig"
 )
 
@@ -89,6 +91,16 @@ func kernelMode(t *testing.T, mode string) {
 		m.Up(t, blue)
 	})
 	s.end()
+	// A new agent that is stopped before it has done anything leaves nothing in the kernel, either.
+	killAll(t, m)
+	for _, do := range []string{"start", "stop"} {
+		if _, stderr, code := m.Run(t, "agent", do); code != 0 {
+			t.Fatalf("agent %s: %s", do, stderr)
+		}
+	}
+	if _, err := os.Stat("/sys/fs/bpf/fairlead-" + home.Key(filepath.Join(m.Dir, "state"))); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something is left in the kernel: %v", err)
+	}
 }
 
 // killAll kills all three processes; they are stopped before, so that none is quick enough to start another one.

@@ -258,6 +258,15 @@ func TestOutlives(t *testing.T) {
 	if got := ask(t, at, 50); got["b"] != 50 {
 		t.Errorf("after it: %v", got)
 	}
+	if err := next.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(steer.Forget(name), steer.Forget(name)); err != nil { // nothing is there the second time
+		t.Error(err)
+	}
+	rig.Eventually(t, 5*time.Second, "the kernel to let go", func() bool { return ask(t, at, 1)["b"] == 0 })
+	next = openAs(t, name)
+	set(t, next, steer.Service{Listen: at, Shares: []steer.Share{one(1, b)}})
 	set(t, next)
 	if got := ask(t, at, 1); got["b"] != 0 {
 		t.Errorf("after the end: %v", got)

@@ -26,6 +26,7 @@ import (
 type steering struct {
 	kernel  *steer.Kernel
 	lacks   error                       // why there is none
+	tidied  bool                        // nothing of an earlier agent is left, or it is taken over
 	ended   bool                        // there was one: what it did is the next agent's by now
 	watched map[string]int              // by route: how many need to know what the instances answer
 	owners  map[steer.Socket]instanceID // of what is counted
@@ -51,10 +52,12 @@ func (m *Machine) steer() {
 	s := &m.steering
 	asked := slices.ContainsFunc(m.table.Routes, func(r edge.Route) bool { return r.Mode != "" })
 	if !asked && s.kernel == nil && s.lacks == nil {
+		m.tidy()
 		return
 	}
 	if s.kernel == nil && s.lacks == nil {
-		s.kernel, s.lacks = steer.Open("fairlead-" + home.Key(m.dirs.State))
+		s.kernel, s.lacks = steer.Open(m.pinned())
+		s.tidied = s.kernel != nil
 		if s.lacks != nil {
 			m.log.Warn("the kernel cannot steer connections: they go through the edge", "error", s.lacks)
 		}
@@ -89,6 +92,20 @@ func (m *Machine) steer() {
 		}
 	}
 	s.ways = ways
+}
+
+// pinned is the name of what stays in the kernel when the agent is gone.
+func (m *Machine) pinned() string { return "fairlead-" + home.Key(m.dirs.State) }
+
+// tidy ends what an earlier agent left in the kernel, when nobody wants it any more. m.mu is held.
+func (m *Machine) tidy() {
+	if m.steering.tidied {
+		return
+	}
+	if err := steer.Forget(m.pinned()); err != nil {
+		m.log.Error("what an earlier agent left in the kernel", "error", err)
+	}
+	m.steering.tidied = true
 }
 
 // steered is a route as the kernel is to place its connections, without an address where there is nothing to place; way says
@@ -235,6 +252,9 @@ func (m *Machine) keepSteering(ctx context.Context) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if keeper.Stopping(m.dirs) {
+		m.tidy() // it may be too early for us to have a kernel of our own
+	}
 	if k := m.steering.kernel; k != nil {
 		m.steering.ended = true
 		if keeper.Stopping(m.dirs) {
