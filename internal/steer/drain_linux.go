@@ -28,6 +28,10 @@ func (k *Kernel) Drain(ctx context.Context, public netip.AddrPort, s Socket) err
 		return err
 	}
 	defer k.endDrain()
+	// Before the wait, which on a busy machine is long: meanwhile clients are told already.
+	if _, err := k.ending(public, s); err != nil && s.Process.Alive() {
+		return err
+	}
 	if err := handshakes(ctx, public.Port()); err != nil {
 		return err
 	}
