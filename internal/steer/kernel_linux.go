@@ -61,11 +61,11 @@ func Open(name string) (*Kernel, error) {
 
 // Forget ends what an earlier process of that name left behind, where nobody has opened it since.
 func Forget(name string) error {
-	pin := filepath.Join(bpffs, name)
-	if _, err := os.Lstat(pin); err != nil {
-		return nil // nothing of ours is there: without rights we left nothing, either
+	err := os.Remove(filepath.Join(bpffs, name))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) { // who has no rights left nothing, either
+		return nil
 	}
-	return os.Remove(pin)
+	return err
 }
 
 // mountBPF makes sure that there is a file system for what shall outlive us.
