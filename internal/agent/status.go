@@ -14,6 +14,9 @@ import (
 // rateWindow is over how long requests per second and p95 in the status are taken.
 const rateWindow = 10 * time.Second
 
+// rateLeast is how much of it there must be: over less, as just after the agent's start, a single request is thousands a second.
+const rateLeast = time.Second
+
 // status describes one service, or all when service is empty.
 func (a *Agent) status(ctx context.Context, service, env string) (api.Status, error) {
 	st := api.Status{Agent: a.info, Services: []api.Service{}}
@@ -52,12 +55,14 @@ func (a *Agent) status(ctx context.Context, service, env string) (api.Status, er
 		}
 		k := counterKey{e.Service, e.Environment, 0}
 		d := now[k].Sub(then[k])
-		if secs := time.Since(at).Seconds(); secs > 0 {
-			s.RPS = float64(d.Requests) / secs
+		if past := time.Since(at); past > rateLeast {
+			s.RPS = float64(d.Requests) / past.Seconds()
 		}
 		s.P95 = d.Quantile(0.95)
 		w := a.machine.Way(e.Service, e.Environment)
-		s.Mode, s.ModeWhy = w.Mode, w.Why
+		if s.Mode = w.Mode; !e.Stopped {
+			s.ModeWhy = w.Why
+		}
 		s.Rollout = a.under(ctx, e)
 		st.Services = append(st.Services, s)
 	}
