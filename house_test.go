@@ -53,6 +53,7 @@ var ranks = map[string]int{
 	"internal/rpc":                 1,
 	"internal/proc":                1,
 	"internal/home":                0,
+	"internal/jsonl":               0,
 	"internal/wait":                0,
 	"internal/sequential":          0,
 	"internal/metrics":             2,

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/fairlead-dev/fairlead/internal/jsonl"
 )
 
 // minHide is the length under which a secret is not looked for: it would blank out half the log.
@@ -37,7 +39,7 @@ func newHider(values []string) *hider {
 			if b, err := json.Marshal(s); err == nil {
 				add(string(b[1 : len(b)-1]))
 			}
-			q := appendQuoted(nil, s)
+			q := jsonl.AppendString(nil, s)
 			add(string(q[1 : len(q)-1]))
 		}
 	}
@@ -92,7 +94,7 @@ func (h *hider) raw(v []byte) []byte {
 			s.text()
 			tok := string(v[start:s.i])
 			if plain, ok := unquote(tok); ok && h.text(plain) != plain {
-				out = appendQuoted(out, h.text(plain))
+				out = jsonl.AppendString(out, h.text(plain))
 				continue
 			}
 			out = append(out, tok...)
@@ -102,7 +104,7 @@ func (h *hider) raw(v []byte) []byte {
 		default:
 			s.value(1)
 			if tok := string(v[start:s.i]); h.text(tok) != tok {
-				out = appendQuoted(out, hidden)
+				out = jsonl.AppendString(out, hidden)
 				continue
 			}
 			out = append(out, v[start:s.i]...)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/fairlead-dev/fairlead/internal/jsonl"
 )
 
 // maxDepth is how deep a line's values may nest; a deeper line is kept as plain text.
@@ -77,14 +79,6 @@ func simple(b []byte) bool {
 	return true
 }
 
-// plainByte are the ASCII characters that stand for themselves in a string.
-var plainByte = func() (t [256]bool) {
-	for c := ' '; c < utf8.RuneSelf; c++ {
-		t[c] = c != '"' && c != '\\'
-	}
-	return t
-}()
-
 func (s *scanner) space() {
 	for s.i < len(s.b) && (s.b[s.i] == ' ' || s.b[s.i] == '\t' || s.b[s.i] == '\n' || s.b[s.i] == '\r') {
 		s.i++
@@ -117,7 +111,7 @@ func (s *scanner) text() (plain, ok bool) {
 	for i := s.i + 1; i < len(s.b); i++ {
 		c := s.b[i]
 		switch {
-		case plainByte[c] || c >= utf8.RuneSelf:
+		case jsonl.Plain[c] || c >= utf8.RuneSelf:
 		case c == '"':
 			s.i = i + 1
 			return plain, true
@@ -253,89 +247,22 @@ func unquote(v string) (string, bool) {
 
 // append writes r as one JSON line onto b.
 func (r *Record) append(b []byte) []byte {
-	b = appendTime(append(b, `{"time":"`...), r.Time)
-	b = appendMember(b, `","level":`, r.Level)
-	b = appendMember(b, `,"service":`, r.Service)
-	b = appendMember(b, `,"environment":`, r.Env)
+	b = jsonl.AppendTime(append(b, `{"time":"`...), r.Time, 6)
+	b = jsonl.AppendMember(b, `","level":`, r.Level)
+	b = jsonl.AppendMember(b, `,"service":`, r.Service)
+	b = jsonl.AppendMember(b, `,"environment":`, r.Env)
 	b = strconv.AppendInt(append(b, `,"release":`...), int64(r.Release), 10)
 	b = strconv.AppendInt(append(b, `,"instance":`...), int64(r.Instance), 10)
-	b = appendMember(b, `,"stream":`, r.Stream)
-	b = appendMember(b, `,"message":`, r.Message)
+	b = jsonl.AppendMember(b, `,"stream":`, r.Stream)
+	b = jsonl.AppendMember(b, `,"message":`, r.Message)
 	if r.TraceID != "" {
-		b = appendMember(b, `,"trace_id":`, r.TraceID)
+		b = jsonl.AppendMember(b, `,"trace_id":`, r.TraceID)
 	}
 	for _, f := range r.Fields {
-		b = appendMember(b, ",", f.Key)
+		b = jsonl.AppendMember(b, ",", f.Key)
 		b = append(append(b, ':'), f.Value...)
 	}
 	return append(b, '}', '\n')
-}
-
-// appendTime writes t to the microsecond, always as wide, so that the lines of a file sort as text.
-func appendTime(b []byte, t time.Time) []byte {
-	t = t.UTC()
-	year, month, day := t.Date()
-	hour, minute, sec := t.Clock()
-	b = appendPadded(b, year, 4)
-	b = appendPadded(append(b, '-'), int(month), 2)
-	b = appendPadded(append(b, '-'), day, 2)
-	b = appendPadded(append(b, 'T'), hour, 2)
-	b = appendPadded(append(b, ':'), minute, 2)
-	b = appendPadded(append(b, ':'), sec, 2)
-	b = appendPadded(append(b, '.'), t.Nanosecond()/1000, 6)
-	return append(b, 'Z')
-}
-
-func appendPadded(b []byte, n, width int) []byte {
-	b = append(b, "000000"[:width]...)
-	for i := len(b) - 1; n > 0 && width > 0; i, width = i-1, width-1 {
-		b[i] = byte('0' + n%10)
-		n /= 10
-	}
-	return b
-}
-
-func appendMember(b []byte, before, s string) []byte {
-	return appendQuoted(append(b, before...), s)
-}
-
-// appendQuoted writes s as a JSON string; what is no UTF-8 becomes U+FFFD.
-func appendQuoted(b []byte, s string) []byte {
-	const hex = "0123456789abcdef"
-	b = append(b, '"')
-	done := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if plainByte[c] {
-			i++
-			continue
-		}
-		n := 1
-		var as string
-		switch {
-		case c == '"':
-			as = `\"`
-		case c == '\\':
-			as = `\\`
-		case c == '\n':
-			as = `\n`
-		case c == '\t':
-			as = `\t`
-		case c < ' ':
-			as = `\u00` + string([]byte{hex[c>>4], hex[c&15]})
-		default:
-			r, size := utf8.DecodeRuneInString(s[i:])
-			if r != utf8.RuneError || size > 1 {
-				i += size
-				continue
-			}
-			as = "\ufffd"
-		}
-		b = append(append(b, s[done:i]...), as...)
-		i += n
-		done = i
-	}
-	return append(append(b, s[done:]...), '"')
 }
 
 // MarshalJSON writes r flat, as it stands in the file.
