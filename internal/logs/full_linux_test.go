@@ -1,19 +1,21 @@
 package logs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// TestFullDisk fills a real file system of 1 MB, makes room again, and reads the log: whole lines only, and a remark that
-// tells how many are missing.
-func TestFullDisk(t *testing.T) {
+// smallDisk mounts a file system of 1 MB.
+func smallDisk(t *testing.T) string {
+	t.Helper()
 	root := t.TempDir()
 	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "size=1m"); errors.Is(err, unix.EPERM) {
 		t.Skip("mounting a small file system needs root")
@@ -25,6 +27,13 @@ func TestFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return root
+}
+
+// TestFullDisk fills a real file system of 1 MB, makes room again, and reads the log: whole lines only, and a remark that
+// tells how many are missing.
+func TestFullDisk(t *testing.T) {
+	root := smallDisk(t)
 	m := meta
 	m.Size = 64 << 20
 	w := writer(t, root, m)
@@ -63,5 +72,27 @@ func TestFullDisk(t *testing.T) {
 	}
 	if last := got[len(got)-1].Message; !strings.HasSuffix(last, fmt.Sprint(n)) {
 		t.Errorf("the last record is %s", last)
+	}
+}
+
+// A disk that fills up in the middle of a batch keeps its whole lines.
+func TestSharedLogOnFullDisk(t *testing.T) {
+	root := smallDisk(t)
+	l := NewLines(AccessDir(root, "shop", "default"), 64<<20, time.Hour)
+	kept, lost := 0, 0
+	for b := range 40 {
+		var batch []byte
+		for i := range 7 {
+			batch = append(batch, requestLine(1, b*7+i, 9973)...)
+		}
+		n, err := l.Write(batch)
+		kept += bytes.Count(batch[:n], []byte("\n"))
+		lost += bytes.Count(batch[n:], []byte("\n"))
+		if (err == nil) != (n == len(batch)) || n > 0 && batch[n-1] != '\n' {
+			t.Fatalf("%d of %d bytes: %v", n, len(batch), err)
+		}
+	}
+	if got := records(t, root, access); len(got) != kept || lost == 0 || kept < 50 {
+		t.Errorf("%d records, %d said to be kept and %d lost", len(got), kept, lost)
 	}
 }

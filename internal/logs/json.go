@@ -247,14 +247,20 @@ func unquote(v string) (string, bool) {
 
 // append writes r as one JSON line onto b.
 func (r *Record) append(b []byte) []byte {
-	b = jsonl.AppendTime(append(b, `{"time":"`...), r.Time, 6)
+	digits := 6
+	if r.Stream == Access {
+		digits = 9 // as the edge wrote it: requests are many
+	}
+	b = jsonl.AppendTime(append(b, `{"time":"`...), r.Time, digits)
 	b = jsonl.AppendMember(b, `","level":`, r.Level)
 	b = jsonl.AppendMember(b, `,"service":`, r.Service)
 	b = jsonl.AppendMember(b, `,"environment":`, r.Env)
 	b = strconv.AppendInt(append(b, `,"release":`...), int64(r.Release), 10)
 	b = strconv.AppendInt(append(b, `,"instance":`...), int64(r.Instance), 10)
 	b = jsonl.AppendMember(b, `,"stream":`, r.Stream)
-	b = jsonl.AppendMember(b, `,"message":`, r.Message)
+	if r.Stream != Access || r.Message != "" {
+		b = jsonl.AppendMember(b, `,"message":`, r.Message)
+	}
 	if r.TraceID != "" {
 		b = jsonl.AppendMember(b, `,"trace_id":`, r.TraceID)
 	}

@@ -18,7 +18,7 @@ type Record struct {
 	Env      string
 	Release  int
 	Instance int
-	Stream   string // stdout, stderr, or fairlead for the supervisor's own remarks
+	Stream   string // stdout, stderr, [Access], or fairlead for its own remarks
 	Message  string
 	TraceID  string
 	Fields   []Field // everything else the line held, in its order

@@ -28,6 +28,7 @@ type Query struct {
 	Since    time.Time
 	Level    string // this one and worse
 	Grep     *regexp.Regexp
+	Access   bool // requests, as the edge saw them, and not what the instances printed
 	Tail     int  // only the last so many
 	Follow   bool // go on with what comes
 }
@@ -45,7 +46,9 @@ func rank(level string) int {
 }
 
 func (q Query) wants(r *Record) bool {
-	return (q.Level == "" || rank(r.Level) >= rank(q.Level)) && !r.Time.Before(q.Since)
+	// An access log is of all instances together.
+	mine := (q.Release == 0 || r.Release == q.Release) && (q.Instance == 0 || r.Instance == q.Instance)
+	return mine && (q.Level == "" || rank(r.Level) >= rank(q.Level)) && !r.Time.Before(q.Since)
 }
 
 // followEvery is how often a followed log is looked at. Looking costs one stat an instance.
@@ -106,6 +109,12 @@ type source struct {
 
 // find adds the logs that q asks for and that are not yet in known.
 func find(root string, q Query, known map[string]*source) error {
+	if q.Access {
+		if dir := AccessDir(root, q.Service, q.Env); known[dir] == nil {
+			known[dir] = &source{dir: dir}
+		}
+		return nil
+	}
 	dirs, err := filepath.Glob(filepath.Join(root, q.Service+"@"+q.Env, "*.*"))
 	if err != nil {
 		return err

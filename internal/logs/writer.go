@@ -1,7 +1,7 @@
 // Package logs turns what instances print into records, keeps them by size and age, and reads them back.
 //
 // Each instance has a folder of segments, 00000001.jsonl and on; all but the newest are compressed with zstd. A record is
-// one line of flat JSON, so jq, grep and zstdcat read the folder without fairlead.
+// one line of flat JSON, so jq, grep and zstdcat read the folder without fairlead. A service's access log is such a folder, too.
 package logs
 
 import (
