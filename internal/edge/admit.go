@@ -21,7 +21,7 @@ type asked struct {
 func (p *proxy) admit(ex *exchange, a asked) *refusal {
 	g := ex.route.Guard
 	if len(g.Allow) > 0 && !allowed(g.Allow, a.client) {
-		return &refusal{status: http.StatusForbidden, text: "this service does not answer to your address (route.allow)"}
+		return &refusal{status: http.StatusForbidden, why: "address", text: "this service does not answer to your address (route.allow)"}
 	}
 	if len(g.Rates) > 0 {
 		if f := p.recall(ex.route).rates.admit(a, time.Now()); f != nil {
@@ -40,7 +40,7 @@ func allowed(list []netip.Prefix, a netip.Addr) bool {
 }
 
 func tooBig(most int64) *refusal {
-	return &refusal{status: http.StatusRequestEntityTooLarge, text: fmt.Sprintf("the request's body is larger than %d bytes (route.body)", most)}
+	return &refusal{status: http.StatusRequestEntityTooLarge, why: "body_too_large", text: fmt.Sprintf("the request's body is larger than %d bytes (route.body)", most)}
 }
 
 var errTooBig = errors.New("the request's body is larger than route.body")

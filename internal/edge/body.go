@@ -37,6 +37,7 @@ type clientBody struct {
 // Read notes when it is the client who breaks the request off.
 func (b *clientBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	b.ex.upload.Add(int64(n))
 	switch {
 	case errors.Is(err, io.EOF):
 		for _, k := range framing {
@@ -59,6 +60,7 @@ type countingWriter struct {
 	bytes  int64
 	body   *clientBody // of an HTTP/1 request that has one
 	ex     *exchange
+	r      *http.Request
 }
 
 // FlushError does not send the head of an answer ahead that has nothing else: over HTTP/2 the head must itself say that it is

@@ -85,6 +85,7 @@ func (p *proxy) again(ex *exchange, err error, may bool, deadline time.Time) err
 	default:
 		return err
 	}
+	ex.repeated++
 	ex.spoiled(err)
 	ex.end.slot.retried.Add(1)
 	return nil

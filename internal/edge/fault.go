@@ -44,6 +44,9 @@ func (f Fault) check(route string) error {
 	return nil
 }
 
+// whyFault is what the access log says of an answer that a fault gave.
+const whyFault = "fault"
+
 // strike lets the release's faults happen to a request. An answer is given in place of the instance's; an error is that the
 // client did not wait.
 func strike(ctx context.Context, faults []Fault, r *http.Request) (*http.Response, error) {

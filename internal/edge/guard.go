@@ -105,6 +105,7 @@ func (p *proxy) recallSlowly(rt *route) *memory {
 // limit's doing: it does not count as a failure of the service.
 type refusal struct {
 	status int
+	why    string // in a word, for the access log
 	text   string
 	wait   time.Duration // after which it may be tried again; 0 when that would not help
 }
@@ -155,7 +156,7 @@ func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.R
 // refuse answers a request that net/http read. On HTTP/1 a body that nobody read ends the connection: the answer need not wait
 // for the rest of it, and net/http, once told to write while it reads, does not find the next request behind it.
 func (ex *exchange) refuse(f *refusal, w http.ResponseWriter, r *http.Request) {
-	ex.refused = true
+	ex.refused, ex.why = true, f.why
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		w.Header().Set("Connection", "close")
 	}
@@ -172,7 +173,7 @@ func (p *proxy) wait(ctx context.Context, ex *exchange) (*queue, *refusal, error
 	f, err := q.enter(ctx)
 	switch {
 	case err != nil && outOfTime(ctx): // it was the queue that it spent its time in
-		return nil, &refusal{status: http.StatusGatewayTimeout, text: "the request's time was over while it waited its turn (route.timeouts.request)"}, nil
+		return nil, &refusal{status: http.StatusGatewayTimeout, why: "queue_timeout", text: "the request's time was over while it waited its turn (route.timeouts.request)"}, nil
 	case f != nil || err != nil:
 		return nil, f, err
 	}

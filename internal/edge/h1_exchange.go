@@ -39,7 +39,7 @@ func (c *clientConn) exchange() (keep bool, err error) {
 		return false, errHandOver // there it is cut off where it goes over
 	}
 	start := time.Now()
-	ex := &exchange{route: rt, point: anywhere}
+	ex := &exchange{route: rt, start: start, point: anywhere}
 	if rt.looks {
 		if ex.in, err = c.request(); err != nil {
 			return false, errHandOver
@@ -57,7 +57,7 @@ func (c *clientConn) exchange() (keep bool, err error) {
 		err = a.guarded(rt.Guard, start)
 	}
 	o := outcome{status: a.status, bytes: a.sent, took: time.Since(start)}
-	p.ended(ex, o, a.broken, a.gone || c.left.Load())
+	p.ended(ex, o, a, a.broken, a.gone || c.left.Load())
 	return a.keep && err == nil, err
 }
 
@@ -160,6 +160,7 @@ func (a *reply) try(ctx context.Context) error {
 		}
 		if res != nil {
 			defer res.Body.Close()
+			ex.why = whyFault
 			return a.struck(res)
 		}
 	}
@@ -192,6 +193,7 @@ func (a *reply) send() error {
 	c.out = a.write(c.out[:0])
 	_, unsent := a.up.Write(c.out) // it is not bounded: what is written here fits in any socket's buffer
 	if len(c.body) > 0 {
+		ex.upload.Store(c.bodyLength())
 		a.clock(try, true) // only now, as in [within]
 	}
 	if err = a.await(); err == nil {
@@ -281,9 +283,20 @@ func (a *reply) write(b []byte) []byte {
 	}
 	b = append(b, "\r\n"...)
 	if !traced {
-		b = append(append(append(b, "Traceparent: "...), traceparent()...), "\r\n"...)
+		if a.ex.trace == "" { // or it is sent again
+			a.ex.trace = traceparent()
+		}
+		b = append(append(append(b, "Traceparent: "...), a.ex.trace...), "\r\n"...)
 	}
 	return c.writeBody(b)
+}
+
+// bodyLength is how much a body holds, without what frames it.
+func (c *clientConn) bodyLength() int64 {
+	if c.frame.chunked {
+		return c.holds
+	}
+	return int64(len(c.body))
 }
 
 // writeBody writes the end of the head and the body.
@@ -317,6 +330,7 @@ func (a *reply) changed() *http.Request {
 
 func (a *reply) writeChanged(b []byte) []byte {
 	out := a.changed()
+	a.ex.trace = out.Header.Get("Traceparent")
 	b = append(append(append(b, out.Method...), ' '), out.URL.RequestURI()...)
 	b = append(append(append(b, " HTTP/1.1\r\nHost: "...), a.ex.in.Host...), "\r\n"...)
 	for name, values := range out.Header {
@@ -356,7 +370,7 @@ func (a *reply) refuse(f *refusal, err error) error {
 	}
 	w := newSimple()
 	if f != nil {
-		a.ex.refused = true
+		a.ex.refused, a.ex.why = true, f.why
 		f.answer(w)
 	} else {
 		p.fail(w, a.ex, err, c.head.first, c.path)

@@ -38,23 +38,30 @@ type proxy struct {
 	h1, h2c http.RoundTripper
 
 	memories memories
+	access   *accessLog
 }
 
 // exchange is one request on its way.
 type exchange struct {
-	route   *route
-	end     *endpoint     // the last one tried
-	point   int           // where a sticky client stands among the releases; see [point]
-	preview bool          // it goes to the newest release
-	shadow  *shadow       // its copy, if there is one
-	in      *http.Request // as it came, where the edge itself reads it and its route wants to see it
-	status  int
-	gotHead bool
-	empty   bool             // the answer has no body
-	resent  int              // how often it was sent again after something of it had been
-	tried   []*endpointState // the instances to which it was sent, and which did not answer
-	waited  time.Duration    // for an instance's answer to begin; 0 where that tells nothing
-	cutOff  atomic.Bool      // the client's own body broke off or is not HTTP
+	route    *route
+	end      *endpoint     // the last one tried
+	point    int           // where a sticky client stands among the releases; see [point]
+	preview  bool          // it goes to the newest release
+	shadow   *shadow       // its copy, if there is one
+	in       *http.Request // as it came, where the edge itself reads it and its route wants to see it
+	status   int
+	gotHead  bool
+	empty    bool             // the answer has no body
+	resent   int              // how often it was sent again after something of it had been
+	tried    []*endpointState // the instances to which it was sent, and which did not answer
+	start    time.Time        // when it arrived
+	first    time.Duration    // from then until the answer began, where it did
+	repeated int              // how often it was tried again
+	why      string           // what went wrong, in a word, where the edge knows better than the status
+	trace    string           // the traceparent that the instance got
+	upload   atomic.Int64     // bytes of the body that were read for an instance
+	waited   time.Duration    // for an instance's answer to begin; 0 where that tells nothing
+	cutOff   atomic.Bool      // the client's own body broke off or is not HTTP
 
 	refused  bool        // by a limit of the edge; see [refusal]
 	tooBig   atomic.Bool // its body went over longest
@@ -64,8 +71,8 @@ type exchange struct {
 
 type exchangeKey struct{}
 
-func newProxy(st *Stats, log *slog.Logger) *proxy {
-	p := &proxy{log: log, stats: st, hold: holdFor, shadows: make(chan struct{}, maxShadows)}
+func newProxy(st *Stats, log *slog.Logger, access AccessLog) *proxy {
+	p := &proxy{log: log, stats: st, access: newAccessLog(access, log), hold: holdFor, shadows: make(chan struct{}, maxShadows)}
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext(ctx, network, addr)
 		if err != nil {
@@ -148,8 +155,8 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 	}
 	start := time.Now()
-	ex := &exchange{route: rt, point: point(rt, r), preview: rt.Preview.previews(r)}
-	cw := &countingWriter{ResponseWriter: w, ex: ex}
+	ex := &exchange{route: rt, start: start, point: point(rt, r), preview: rt.Preview.previews(r)}
+	cw := &countingWriter{ResponseWriter: w, ex: ex, r: r}
 	p.stats.arrive(rt.stats, start)
 	p.recall(rt).budget.tick(start, rt.stats)
 	defer func() {
@@ -186,11 +193,11 @@ func (p *proxy) finish(ex *exchange, cw *countingWriter, r *http.Request, start 
 		o.status = ex.status // an upgraded connection is answered past cw
 	}
 	// While it sends its body nobody but the body's reader notices that a client went away.
-	p.ended(ex, o, broken, r.Context().Err() != nil || ex.cutOff.Load())
+	p.ended(ex, o, cw, broken, r.Context().Err() != nil || ex.cutOff.Load())
 }
 
-// ended counts an exchange: broken says that its answer broke off, gone that its client did not wait for it.
-func (p *proxy) ended(ex *exchange, o outcome, broken, gone bool) {
+// ended counts an exchange and writes it down: broken says that its answer broke off, gone that its client did not wait for it.
+func (p *proxy) ended(ex *exchange, o outcome, t teller, broken, gone bool) {
 	p.stats.end(ex.route.stats)
 	ex.shadow.answered(ex.status)
 	switch {
@@ -205,6 +212,7 @@ func (p *proxy) ended(ex *exchange, o outcome, broken, gone bool) {
 		p.stats.gaveUp(ex.route.stats, time.Now(), o.failed)
 	}
 	ex.route.stats.count(o)
+	p.record(ex, o, t)
 	if o.failed && ex.end == nil {
 		ex.route.stats.unplaced.Add(1)
 	}
@@ -229,6 +237,7 @@ func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	if ex != nil && ex.cutOff.Load() {
+		ex.why = "body_broken_off"
 		http.Error(w, "the request's body broke off", http.StatusBadRequest)
 		return
 	}
@@ -240,17 +249,22 @@ func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 
 // fail says why no instance answered.
 func (p *proxy) fail(w http.ResponseWriter, ex *exchange, err error, method, path string) {
-	code, text := http.StatusBadGateway, "the service broke the connection off"
+	code, text, why := http.StatusBadGateway, "the service broke the connection off", "no_answer"
 	switch {
 	case errors.Is(err, errRequestTime):
-		code, text = http.StatusGatewayTimeout, "the service took too long (route.timeouts.request)"
+		code, why = http.StatusGatewayTimeout, "request_timeout"
+		text = "the service took too long (route.timeouts.request)"
 	case errors.Is(err, errTryTime):
-		code, text = http.StatusGatewayTimeout, "no instance of the service began to answer in time (route.timeouts.try)"
+		code, why = http.StatusGatewayTimeout, "try_timeout"
+		text = "no instance of the service began to answer in time (route.timeouts.try)"
 	case errors.Is(err, errStopped):
-		code, text = http.StatusServiceUnavailable, "the service is stopped"
+		code, text, why = http.StatusServiceUnavailable, "the service is stopped", "stopped"
 	case errors.Is(err, errNobody):
-		code, text = http.StatusServiceUnavailable, "no instance of the service is ready"
+		code, text, why = http.StatusServiceUnavailable, "no instance of the service is ready", "no_instance"
 		w.Header().Set("Retry-After", "5")
+	}
+	if ex != nil {
+		ex.why = why
 	}
 	if ex != nil && ex.end != nil {
 		p.log.Warn("no answer", "service", ex.route.key, "instance", ex.end.addr, "method", method, "path", path, "error", err)
@@ -292,7 +306,10 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		res, err := strike(r.Context(), ex.end.faults, r)
 		if res == nil && err == nil {
+			ex.trace = r.Header.Get("Traceparent")
 			res, err = p.send(ex, &out)
+		} else if res != nil {
+			ex.why = whyFault
 		}
 		if err == nil {
 			ex.empty = res.ContentLength == 0
@@ -310,8 +327,9 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // begun notes that an instance has begun to answer.
 func (p *proxy) begun(ex *exchange, status int) {
-	ex.gotHead, ex.status = true, status
-	p.stats.answered(ex.route.stats, time.Now())
+	now := time.Now()
+	ex.gotHead, ex.status, ex.first = true, status, now.Sub(ex.start)
+	p.stats.answered(ex.route.stats, now)
 }
 
 func (p *proxy) transport(r *http.Request) http.RoundTripper {

@@ -113,5 +113,5 @@ func (q *queue) enter(ctx context.Context) (*refusal, error) {
 // busy is what a request is told for which there is no place. Those that wait now are gone, one way or the other, after
 // the longest wait.
 func busy(rule Concurrency) *refusal {
-	return &refusal{http.StatusServiceUnavailable, "the service has too many requests under way: try again in a moment", max(rule.Wait, time.Second)}
+	return &refusal{status: http.StatusServiceUnavailable, why: "queue", text: "the service has too many requests under way: try again in a moment", wait: max(rule.Wait, time.Second)}
 }

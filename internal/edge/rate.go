@@ -81,7 +81,7 @@ func (rs *rates) admit(a asked, now time.Time) *refusal {
 		wait = max(wait, m.wait(key, at))
 	}
 	if wait > 0 {
-		return &refusal{http.StatusTooManyRequests, "too many requests: slow down (route.rate)", wait}
+		return &refusal{status: http.StatusTooManyRequests, why: "rate", text: "too many requests: slow down (route.rate)", wait: wait}
 	}
 	for i, m := range rs.each {
 		if i < len(keys) {

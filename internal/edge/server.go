@@ -65,6 +65,7 @@ type Options struct {
 	Lock    *os.File            // the role's lock, given on at a takeover
 	Given   map[string]*os.File // listening sockets of the living edge; nil when there is none
 	Ready   func() error        // tells the living edge that this one serves; nil when there is none
+	Access  AccessLog           // where access logs are kept; nil for nowhere
 }
 
 // Start serves the last table until another generation takes over or Shut is called.
@@ -87,7 +88,7 @@ func newServer(o Options, st *Stats) *Server {
 	s.certs = certs.Open(certs.Options{Dir: o.Dirs.Certificates(), Log: o.Log})
 	ch := make(chan struct{})
 	s.changed.Store(&ch)
-	s.proxy = newProxy(st, o.Log)
+	s.proxy = newProxy(st, o.Log, o.Access)
 	s.proxy.current, s.proxy.leaving = s.current, s.leaving.Load
 	s.proxy.changed = func() <-chan struct{} { return *s.changed.Load() }
 	return s
@@ -458,6 +459,7 @@ func (s *Server) Shut(grace time.Duration) {
 	for end := time.Now().Add(grace); s.serving.Load() > 0 && time.Now().Before(end); {
 		<-t.C
 	}
+	s.proxy.access.close()
 	s.stats.leave()
 }
 
@@ -469,6 +471,7 @@ func (s *Server) drain() {
 	for s.conns.Load() > 0 || s.serving.Load() > 0 {
 		<-t.C
 	}
+	s.proxy.access.close()
 	close(s.done)
 }
 

@@ -20,7 +20,7 @@ const (
 	statsLayout  = 4
 	maxSlots     = 4096
 	maxLanes     = 32 // living edge processes at once
-	keyBytes     = 120
+	keyBytes     = 112
 	subBuckets   = 8
 	firstOctave  = 16 // 2^16 ns: 65 µs
 	octaves      = 22 // up to 2^38 ns: 275 s
@@ -47,6 +47,7 @@ type lane struct {
 // slot holds the counters of one instance, or with release and instance 0 those of a route as a whole.
 type slot struct {
 	key      [keyBytes]byte
+	unlogged atomic.Uint64 // routes only: lines of the access log that were dropped; here once was the end of key, which no name reached
 	requests atomic.Uint64 // ended, with whatever outcome
 	failed   atomic.Uint64 // 5xx answers, and requests that could not be delivered or broke off
 	undone   atomic.Uint64 // of failed: no answer came from an instance

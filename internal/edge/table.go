@@ -47,6 +47,7 @@ type Route struct {
 	Mirror      int            `json:"mirror,omitempty"`     // percent of the safe requests that a release without a share gets a copy of
 	Stopped     bool           `json:"stopped,omitempty"`    // answer at once that there is nobody, rather than wait
 	Guard       *Guard         `json:"guard,omitempty"`      // protections; nil for none
+	Access      *Access        `json:"access,omitempty"`     // which requests are written down; nil for none
 }
 
 // Preview says which requests go to the newest release that has instances.
@@ -91,7 +92,7 @@ func (t *Table) Check() error {
 			return fail.New(fail.Internal, "routing table", "%s has two routes", r.Key())
 		}
 		keys[r.Key()] = true
-		if err := r.Guard.check(r.Key()); err != nil {
+		if err := cmp.Or(r.Guard.check(r.Key()), r.Access.check(r.Key())); err != nil {
 			return err
 		}
 		if _, _, err := net.SplitHostPort(r.Listen); err != nil {
@@ -202,6 +203,7 @@ type route struct {
 	changes       bool // and something is changed in it
 	changesAnswer bool
 
+	access *accessRules           // nil where nothing is written down
 	memory atomic.Pointer[memory] // of requests under earlier tables, too; see recall
 }
 
@@ -212,11 +214,12 @@ type backend struct {
 }
 
 type endpoint struct {
-	addr    string
-	slot    *slot
-	state   *endpointState
-	faults  []Fault // of its release
-	release *backend
+	instance int
+	addr     string
+	slot     *slot
+	state    *endpointState
+	faults   []Fault // of its release
+	release  *backend
 }
 
 // compile builds the form requests use. Endpoint states (how an address did lately) are carried over.
@@ -232,7 +235,7 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 		if err != nil {
 			return nil, err
 		}
-		cr := &route{Route: r, key: r.Key(), stats: s}
+		cr := &route{Route: r, key: r.Key(), stats: s, access: compileAccess(&r)}
 		change := r.Headers.Request
 		cr.changes = r.Strip || len(r.Trusted) > 0 || len(change.Set) > 0 || len(change.Remove) > 0
 		cr.changesAnswer = len(r.Headers.Response.Set) > 0 || len(r.Headers.Response.Remove) > 0
@@ -252,7 +255,7 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 					states[key] = state
 				}
 				state.table = t.Generation
-				cb.endpoints = append(cb.endpoints, &endpoint{addr: e.Addr, slot: s, state: state, faults: b.Faults, release: cb})
+				cb.endpoints = append(cb.endpoints, &endpoint{instance: e.Instance, addr: e.Addr, slot: s, state: state, faults: b.Faults, release: cb})
 			}
 			cr.backs = append(cr.backs, cb)
 		}

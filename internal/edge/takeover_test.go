@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/keeper"
+	"github.com/fairlead-dev/fairlead/internal/logs"
 )
 
 // successorEnv makes the test binary an edge that takes over in the folders it names, and says how: "serve" or "die".
@@ -49,7 +51,7 @@ func succeed(how string) error {
 			return nil
 		}
 	}
-	s, err := Start(context.Background(), Options{Dirs: d, Version: "successor", Log: quiet(), Lock: lock, Given: given, Ready: ready})
+	s, err := Start(context.Background(), Options{Dirs: d, Version: "successor", Log: quiet(), Lock: lock, Given: given, Ready: ready, Access: kept(d)})
 	if err != nil {
 		return err
 	}
@@ -57,6 +59,75 @@ func succeed(how string) error {
 	io.Copy(io.Discard, os.Stdin)
 	s.Shut(time.Second)
 	return nil
+}
+
+// kept is where the agent has access logs kept.
+func kept(d home.Dirs) AccessLog {
+	return func(service, env string, size int64, age time.Duration) io.WriteCloser {
+		return logs.NewLines(logs.AccessDir(d.Logs(), service, env), size, age)
+	}
+}
+
+// Each request has one line, whole and in one of the log's segments, also while two edges write to it and rotate it.
+func TestTakeOverOfAccessLog(t *testing.T) {
+	g := startEdge(t, newDirs(t))
+	g.s.proxy.access.open = kept(g.dirs)
+	a := everyRequest
+	a.Size = 2 << 20
+	g.set(logged(a, serveOn(t, echo)))
+	stop := load(t, g.url())
+	eventually(t, func() bool { return g.counts(0, 0).Requests > 300 })
+	_, lines, end := g.successor("serve")
+	if line := receive(t, lines); line != "serving" {
+		t.Fatal(line)
+	}
+	before := g.counts(0, 0).Requests
+	eventually(t, func() bool { return g.counts(0, 0).Requests > before+300 })
+	sent, failed := stop()
+	receive(t, g.s.Done())
+	end()
+	found, traces := 0, map[string]bool{}
+	q := logs.Query{Service: "shop", Env: "prod", Access: true}
+	if err := logs.Read(t.Context(), g.dirs.Logs(), q, func(r logs.Record) error {
+		if r.Stream != logs.Access || r.Level != "info" || r.Instance != 1 {
+			t.Errorf("%+v", r)
+		}
+		found++
+		traces[r.TraceID] = true
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	dropped := g.counts(0, 0).Unlogged
+	segs, _ := filepath.Glob(filepath.Join(logs.AccessDir(g.dirs.Logs(), "shop", "prod"), "0*"))
+	if int64(found) != sent || len(traces) != found || failed != 0 || dropped != 0 {
+		t.Errorf("%d lines of %d traces in %d segments for %d requests, of which %d failed; %d dropped", found, len(traces), len(segs), sent, failed, dropped)
+	}
+}
+
+// What the log's reader prints is, byte for byte, what the edge wrote.
+func TestAccessLinesAreRecords(t *testing.T) {
+	g := startEdge(t, newDirs(t))
+	g.s.proxy.access.open = kept(g.dirs)
+	a := everyRequest
+	a.Query, a.Headers = true, []string{"User-Agent", "X-Id"}
+	g.set(logged(a, serveOn(t, says("x"))))
+	r := request(t, http.MethodGet, g.url()+"/%22?a=\\", nil)
+	r.Header.Set("X-Id", "\"\xff")
+	do(t, client(t), r)
+	g.s.Shut(0)
+	dir := logs.AccessDir(g.dirs.Logs(), "shop", "prod")
+	want, err := os.ReadFile(filepath.Join(dir, "00000001.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rec logs.Record
+	if err := rec.UnmarshalJSON(want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := rec.MarshalJSON(); err != nil || string(got)+"\n" != string(want) {
+		t.Errorf("%s is read as %s (%v)", want, got, err)
+	}
 }
 
 // successor starts a process that takes over from g. Its standard output comes line by line; it ends when end is called.
