@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/edge"
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/keeper"
+	"github.com/fairlead-dev/fairlead/internal/logs"
 	"github.com/fairlead-dev/fairlead/internal/proc"
 	"github.com/fairlead-dev/fairlead/internal/wait"
 )
@@ -22,7 +24,12 @@ const edgeGrace = 10 * time.Second
 
 // runEdge serves until ctx is done, or another edge took over and the last connection has ended.
 func (d Daemon) runEdge(ctx context.Context, lock *os.File) error {
-	return d.serveEdge(ctx, edge.Options{Dirs: d.Dirs, Version: d.Version, Log: d.Log, Lock: lock})
+	return d.serveEdge(ctx, edge.Options{Dirs: d.Dirs, Version: d.Version, Log: d.Log, Lock: lock, Access: d.access})
+}
+
+// access opens a service's access log.
+func (d Daemon) access(service, env string, size int64, age time.Duration) io.WriteCloser {
+	return logs.NewLines(logs.AccessDir(d.Dirs.Logs(), service, env), size, age)
 }
 
 // replaceEdge is the life of an edge that begins by taking over from the living one.
@@ -32,7 +39,7 @@ func (d Daemon) replaceEdge(ctx context.Context) error {
 		return err
 	}
 	d.watchOthers(ctx, home.Edge)
-	return d.serveEdge(ctx, edge.Options{Dirs: d.Dirs, Version: d.Version, Log: d.Log, Lock: lock, Given: given, Ready: ready})
+	return d.serveEdge(ctx, edge.Options{Dirs: d.Dirs, Version: d.Version, Log: d.Log, Lock: lock, Given: given, Ready: ready, Access: d.access})
 }
 
 func (d Daemon) serveEdge(ctx context.Context, o edge.Options) error {

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -244,6 +246,11 @@ func (a *Agent) logs(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		_, err = a.journal.Environment(r.Context(), q.Service, q.Env)
 	}
+	if err == nil && q.Access && !q.Follow {
+		if _, no := os.Stat(logs.AccessDir(a.dirs.Logs(), q.Service, q.Env)); errors.Is(no, fs.ErrNotExist) {
+			err = fail.New(fail.NotFound, "", "there is no access log of %s", q.Service).Hinted("write route: {access_log: {}} into fairlead.yaml and deploy; it begins with the next request")
+		}
+	}
 	if err != nil {
 		rpc.WriteError(w, err)
 		return
@@ -255,7 +262,8 @@ func (a *Agent) logs(w http.ResponseWriter, r *http.Request) {
 }
 
 func logQuery(r *http.Request) (logs.Query, error) {
-	q := logs.Query{Service: r.FormValue("service"), Env: r.FormValue("environment"), Level: r.FormValue("level"), Follow: r.FormValue("follow") == "true"}
+	q := logs.Query{Service: r.FormValue("service"), Env: r.FormValue("environment"), Level: r.FormValue("level"), Follow: r.FormValue("follow") == "true",
+		Access: r.FormValue("access") == "true"}
 	for name, p := range map[string]*int{"release": &q.Release, "instance": &q.Instance, "tail": &q.Tail} {
 		n, err := strconv.Atoi(r.FormValue(name))
 		if err != nil {

@@ -360,13 +360,14 @@ type LogQuery struct {
 	Level, Grep          string
 	Tail                 int
 	Follow               bool
+	Access               bool
 }
 
 // Values is the query as it stands in a URL.
 func (q LogQuery) Values() url.Values {
 	v := url.Values{"service": {q.Service}, "environment": {q.Environment}, "release": {strconv.Itoa(q.Release)},
 		"instance": {strconv.Itoa(q.Instance)}, "level": {q.Level}, "grep": {q.Grep}, "tail": {strconv.Itoa(q.Tail)},
-		"follow": {strconv.FormatBool(q.Follow)}}
+		"follow": {strconv.FormatBool(q.Follow)}, "access": {strconv.FormatBool(q.Access)}}
 	if !q.Since.IsZero() {
 		v.Set("since", q.Since.Format(time.RFC3339Nano))
 	}
