@@ -60,6 +60,7 @@ func (d *decoder) defaults(s *Spec) {
 	def(d, "route.tls", &s.Route.TLS, "off")
 	def(d, "route.mode", &s.Route.Mode, "proxy")
 	d.guardDefaults(&s.Route)
+	d.accessDefaults(&s.Route.AccessLog)
 	def(d, "release.strategy", &s.Release.Strategy, defaultStrategy)
 	watch := defaultWatch
 	if s.Release.Strategy == "canary" {
@@ -312,6 +313,9 @@ func (d *decoder) checkRoute(s *Spec) error {
 		}
 	}
 	if err := d.checkGuard(r); err != nil {
+		return err
+	}
+	if err := d.checkAccess(r.AccessLog); err != nil {
 		return err
 	}
 	return d.checkMode(s)

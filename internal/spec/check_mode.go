@@ -18,7 +18,7 @@ func (d *decoder) checkMode(s *Spec) error {
 		{"route.headers.response", len(r.Headers.Response.Set)+len(r.Headers.Response.Remove) > 0},
 		{"route.trusted", len(r.Trusted) > 0}, {"route.timeouts", r.Timeouts != Timeouts{}}, {"route.eject", r.Eject != Eject{}},
 		{"route.concurrency", r.Concurrency != Concurrency{}}, {"route.rate", len(r.Rate) > 0}, {"route.body", r.Body != 0},
-		{"route.allow", len(r.Allow) > 0}, {"route.faults", len(r.Faults) > 0},
+		{"route.allow", len(r.Allow) > 0}, {"route.faults", len(r.Faults) > 0}, {"route.access_log", r.AccessLog.On()},
 	}
 	if r.Mode == "kernel" { // in the adaptive mode a rollout goes through the proxy
 		needs = append(needs, setting{"route.preview", r.Preview != Preview{}}, setting{"release.mirror", s.Release.Mirror.For > 0},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -219,6 +220,22 @@ environments:
 		s := parse(t, text, c.env)
 		if s.Environment != c.name || s.Run.Instances != c.instances || diff(c.args, s.Run.Args)+diff(c.vars, s.Run.Env) != "" {
 			t.Errorf("%q: %s %+v", c.env, s.Environment, s.Run)
+		}
+	}
+}
+
+func TestAccessLogDefaults(t *testing.T) {
+	for text, want := range map[string]AccessLog{
+		"":                        {},
+		"route: {access_log: {}}": {Sample: 100_000, Slow: Duration(time.Second), Size: 256 << 20, Age: Duration(7 * 24 * time.Hour)},
+		"route: {access_log: {sample: 0%, slow: 0s, size: 64KiB, age: 1d, headers: [A]}}": {Size: 64 << 10, Age: Duration(24 * time.Hour), Headers: []string{"A"}},
+	} {
+		s, err := Parse("f", []byte("service: a\n"+text), "/srv", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := diff(want, s.Route.AccessLog); d != "" || s.Route.AccessLog.On() != (text != "") {
+			t.Errorf("%s: %s", text, d)
 		}
 	}
 }

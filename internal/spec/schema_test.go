@@ -85,6 +85,7 @@ func TestSchemaAndReaderAccept(t *testing.T) {
 		"service: a\nrun: {startup_timeout: 1m30s, stop: {drain: 250ms}, logs: {age: 7d, size: 1 GB}, probes: {ready: {grpc: ''}}}",
 		"service: a\nrelease: {warm: 1.5h, watch: 0s}", "service: a\nenvironments: {e: {}}",
 		"service: a\nroute: {timeouts: {request: 30s, try: 2s}, eject: {}, rate: [{limit: 100/s}], body: 10MiB, allow: [10.0.0.0/8]}",
+		"service: a\nroute: {access_log: {}}", "service: a\nroute: {access_log: {sample: 0.1%, slow: 250ms, query: true, headers: [User-Agent], size: 1GiB, age: 30d}}",
 		"service: a\nroute: {concurrency: {limit: auto}}", "service: a\nroute: {concurrency: {limit: 5, queue: 0}}",
 	} {
 		if err := r.Validate(asJSON(t, text)); err != nil {

@@ -193,6 +193,8 @@ type Route struct {
 	Body        Bytes       `json:"body,omitzero" jsonschema:"the longest body that a request may have, as 10MiB; default: no bound"`
 	Allow       []string    `json:"allow,omitempty" jsonschema:"addresses and networks whose requests are answered, as 10.0.0.0/8; default: everybody's"`
 
+	AccessLog AccessLog `json:"access_log,omitzero" jsonschema:"a line for each request, or for a sample of them; default: none"`
+
 	Faults []Fault `json:"faults,omitempty" jsonschema:"what goes wrong on purpose: for rehearsals, not for production"`
 }
 

@@ -43,6 +43,9 @@ func routingOf(s *spec.Spec) routing {
 	if s.Release.Mirror.For > 0 {
 		r.Mirror = int(s.Release.Mirror.Share.Float())
 	}
+	if a := s.Route.AccessLog; a.On() {
+		r.Access = &edge.Access{Sample: a.Sample.Float(), Slow: a.Slow.D(), Query: a.Query, Headers: a.Headers, Size: int64(a.Size), Age: a.Age.D()}
+	}
 	for _, f := range s.Route.Faults {
 		r.Faults = append(r.Faults, edge.Fault{Share: f.Share.Float(), Header: header(f.Header), Delay: f.Delay.D(), Abort: f.Abort})
 	}

@@ -1,0 +1,40 @@
+package machine
+
+import (
+	"encoding/json"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/edge"
+	"github.com/fairlead-dev/fairlead/internal/spec"
+)
+
+func TestAccessLogOf(t *testing.T) {
+	const week = 7 * 24 * time.Hour
+	for text, want := range map[string]*edge.Access{
+		"":                        nil,
+		"route: {access_log: {}}": {Sample: 100, Slow: time.Second, Size: 256 << 20, Age: week},
+		"route: {access_log: {sample: 0.5%, slow: 0s, query: true, headers: [User-Agent], size: 1GiB, age: 1d}}": {Sample: 0.5, Query: true,
+			Headers: []string{"User-Agent"}, Size: 1 << 30, Age: 24 * time.Hour},
+		"route: {access_log: {sample: 0%}}": {Slow: time.Second, Size: 256 << 20, Age: week},
+	} {
+		s, err := spec.Parse("f.yaml", []byte("service: shop\n"+text), "/srv", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// As it travels to the release's folder and to the edge.
+		b, err := json.Marshal(routingOf(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got routing
+		if err := json.Unmarshal(b, &got); err != nil || !reflect.DeepEqual(got.Access, want) {
+			t.Errorf("%s is %s (%v)", text, b, err)
+		}
+		table := edge.Table{Routes: []edge.Route{{Service: "shop", Listen: "127.0.0.1:80", Access: got.Access}}}
+		if err := table.Check(); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
