@@ -21,9 +21,12 @@ func (a *app) logsCmd() *cobra.Command {
 		Use:   "logs [SERVICE]",
 		Short: "Read a service's log",
 		Long: "logs prints what the instances printed, as records in the order of time. JSON lines of slog, zap, logrus and zerolog are\n" +
-			"understood, other lines are wrapped, stack traces are kept together.\n" + exitCodes,
-		Example: "  fairlead logs -f\n  fairlead logs shop --since 10m --level warn\n  fairlead logs --grep 'order=42' --release 7 --json",
-		Args:    cobra.MaximumNArgs(1),
+			"understood, other lines are wrapped, stack traces are kept together.\n\n" +
+			"With --access it prints the requests that the edge wrote down (route.access_log), a line each: warn are those that were refused,\n" +
+			"slow or whose client went away, error those that failed. The last column of one that stands for others says for how many.\n" + exitCodes,
+		Example: "  fairlead logs -f\n  fairlead logs shop --since 10m --level warn\n  fairlead logs --grep 'order=42' --release 7 --json\n" +
+			"  fairlead logs shop --access -f --level error",
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, m, err := a.target(args)
 			if err != nil {
@@ -42,7 +45,11 @@ func (a *app) logsCmd() *cobra.Command {
 				if a.json {
 					return enc.Encode(r)
 				}
-				_, err := fmt.Fprintln(a.Stdout, recordLine(r, s))
+				line := recordLine
+				if r.Stream == logs.Access {
+					line = accessLine
+				}
+				_, err := fmt.Fprintln(a.Stdout, line(r, s))
 				return err
 			})
 			if cmd.Context().Err() != nil && q.Follow {
@@ -53,6 +60,7 @@ func (a *app) logsCmd() *cobra.Command {
 	}
 	f := c.Flags()
 	f.BoolVarP(&q.Follow, "follow", "f", false, "go on with what comes")
+	f.BoolVar(&q.Access, "access", false, "the requests of its access log, and not what it printed")
 	f.StringVar(&since, "since", "", "from then on: 10m, 2h, or 2026-01-31T12:00:00Z")
 	f.StringVar(&q.Level, "level", "", "this level and worse: "+strings.Join(logs.Levels, ", "))
 	f.StringVar(&q.Grep, "grep", "", "only records that match a regular expression")
