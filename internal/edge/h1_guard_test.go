@@ -113,6 +113,7 @@ func TestBothPathsTellTheSame(t *testing.T) {
 				n := uint64(1)
 				if name == "rate" {
 					get(t, client(t), g.url()) // which is the burst
+					lines.wait(1)
 					n++
 				}
 				r := request(t, http.MethodPost, g.url()+"/a%20b?c=d", strings.NewReader("four"))
