@@ -52,6 +52,9 @@ func accessLine(r logs.Record, s styles) string {
 	if why := f["error.type"]; why != "" {
 		fmt.Fprintf(&b, " (%s)", why)
 	}
+	if agent := f["user_agent.original"]; agent != "" {
+		fmt.Fprintf(&b, " %q", agent)
+	}
 	for _, x := range r.Fields {
 		if name, ok := strings.CutPrefix(x.Key, "http.request.header."); ok {
 			fmt.Fprintf(&b, " %s=%s", s.dim(printable(name)), printable(strings.Trim(string(x.Value), `[]"`)))

@@ -11,7 +11,7 @@ func TestAccessLine(t *testing.T) {
 	const head = `{"time":"2026-01-02T03:04:05.123456789Z","level":"info","service":"shop","environment":"prod","release":3,"instance":2,"stream":"access",`
 	for line, want := range map[string]string{
 		`"outcome":"served","client.address":"192.0.2.7","http.request.method":"GET","server.address":"shop.example.com","server.port":8443,"url.path":"/a","url.query":"b=c",` +
-			`"http.response.status_code":200,"http.server.request.duration":0.001234,"http.request.header.x-id":["r\u001b1","r2"],"weight":20}`: `200    1.2ms GET shop.example.com:8443/a?b=c 3.2 192.0.2.7 x-id=r\u001b1","r2 x20`,
+			`"http.response.status_code":200,"http.server.request.duration":0.001234,"user_agent.original":"curl\u001b/8","http.request.header.x-id":["r\u001b1","r2"],"weight":20}`: `200    1.2ms GET shop.example.com:8443/a?b=c 3.2 192.0.2.7 "curl\x1b/8" x-id=r\u001b1","r2 x20`,
 		`"outcome":"failed","error.type":"try_timeout","client.address":"::1","http.request.method":"POST","server.address":"a","url.path":"/\u001b[31m",` +
 			`"http.response.status_code":504,"http.server.request.duration":12.345678,"weight":1}`: `504   12.35s POST a/\x1b[31m 3.2 ::1 failed (try_timeout)`,
 		`"outcome":"aborted","error.type":"client_gone","client.address":"::1","http.request.method":"GET","server.address":"a","url.path":"/",` +
