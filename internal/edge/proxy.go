@@ -212,17 +212,18 @@ func (p *proxy) ended(ex *exchange, o outcome, t teller, broken, gone bool) {
 		p.stats.gaveUp(ex.route.stats, time.Now(), o.failed)
 	}
 	ex.route.stats.count(o)
-	p.record(ex, o, t)
 	if o.failed && ex.end == nil {
 		ex.route.stats.unplaced.Add(1)
 	}
 	if ex.end != nil {
 		ex.end.judge(ex.route.Guard, o, time.Now())
 		// A request that the edge cut off was, to the instance, one whose client went away.
-		o.refused, o.aborted = false, o.aborted || o.refused
-		ex.end.slot.count(o)
+		seen := o
+		seen.refused, seen.aborted = false, o.aborted || o.refused
+		ex.end.slot.count(seen)
 		p.stats.end(ex.end.slot)
 	}
+	p.record(ex, o, t)
 }
 
 // failed answers when no instance did.

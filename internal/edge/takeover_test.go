@@ -115,7 +115,7 @@ func TestAccessLinesAreRecords(t *testing.T) {
 	r := request(t, http.MethodGet, g.url()+"/%22?a=\\", nil)
 	r.Header.Set("X-Id", "\"\xff")
 	do(t, client(t), r)
-	g.s.Shut(0)
+	g.s.Shut(patience) // the line is written when the request has ended, a moment after its answer
 	dir := logs.AccessDir(g.dirs.Logs(), "shop", "prod")
 	want, err := os.ReadFile(filepath.Join(dir, "00000001.jsonl"))
 	if err != nil {
