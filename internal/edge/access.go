@@ -137,8 +137,13 @@ func (p *proxy) record(ex *exchange, o outcome, t teller) {
 	buf := lineBuffers.Get().(*[]byte)
 	*buf = append(append(append(r.append((*buf)[:0], ex, o, e, t), `,"weight":`...), weight...), "}\n"...)
 	p.access.add(ex.route, *buf)
-	lineBuffers.Put(buf)
+	if cap(*buf) <= maxLine { // one client's long headers shall not be kept room for
+		lineBuffers.Put(buf)
+	}
 }
+
+// maxLine is how long a line may be whose buffer is used again.
+const maxLine = 16 << 10
 
 var lineBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<10); return &b }}
 

@@ -46,7 +46,9 @@ type accessLog struct {
 }
 
 // blocks are what lines are gathered in: one is written at once, and none ever grows by copying, but for a line that is longer.
-var blocks = sync.Pool{New: func() any { b := make([]byte, 0, 128<<10); return &b }}
+var blocks = sync.Pool{New: func() any { b := make([]byte, 0, blockSize); return &b }}
+
+const blockSize = 128 << 10
 
 // journal is what waits to be written of one service's access log.
 type journal struct {
@@ -213,7 +215,9 @@ func (j *journal) flush(a *accessLog, last bool) {
 		}
 		for i, b := range list {
 			a.held.Add(-int64(len(*b)))
-			blocks.Put(b)
+			if cap(*b) == blockSize { // not what one long line made of it
+				blocks.Put(b)
+			}
 			list[i] = nil
 		}
 		j.spare = list[:0]
