@@ -2,6 +2,8 @@ package edge
 
 import (
 	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/home"
 )
 
 // Counts are the counters of something at one moment, or the difference of two moments.
@@ -94,8 +96,8 @@ func (s *Stats) Read() []Reading {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Another process may be giving a slot a new name right now. Without the lock a name may be torn: it is skipped then.
-	if unlock, err := lockFile(s.file); err == nil {
-		defer unlock()
+	if home.Lock(s.file) == nil {
+		defer home.Unlock(s.file)
 	}
 	s.refresh()
 	n := int(s.seen)

@@ -11,4 +11,3 @@ var errUnsupported = errors.New("a machine that takes traffic is Linux or macOS"
 
 func mapFile(*os.File, int) ([]byte, error) { return nil, errUnsupported }
 func unmap([]byte) error                    { return errUnsupported }
-func lockFile(*os.File) (func(), error)     { return nil, errUnsupported }

@@ -13,13 +13,3 @@ func mapFile(f *os.File, size int) ([]byte, error) {
 }
 
 func unmap(b []byte) error { return unix.Munmap(b) }
-
-// lockFile keeps two processes from adding to the file at once.
-func lockFile(f *os.File) (unlock func(), err error) {
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR { //nolint:errorlint // a raw errno
-			break
-		}
-	}
-	return func() { unix.Flock(int(f.Fd()), unix.LOCK_UN) }, err
-}

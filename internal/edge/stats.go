@@ -10,6 +10,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/proc"
 )
 
@@ -97,14 +98,14 @@ func OpenStats(path string, edge bool) (*Stats, error) {
 }
 
 func (s *Stats) open(edge bool) error {
-	unlock, err := lockFile(s.file)
-	if err != nil {
+	if err := home.Lock(s.file); err != nil {
 		return err
 	}
-	defer unlock()
+	defer home.Unlock(s.file)
 	if err := reserve(s.file, int64(statsSize)); err != nil {
 		return err
 	}
+	var err error
 	if s.mem, err = mapFile(s.file, statsSize); err != nil {
 		return err
 	}
@@ -223,11 +224,10 @@ func (s *Stats) slot(k slotKey) (*slot, error) {
 	if sl := s.lookup(name); sl != nil {
 		return sl, nil
 	}
-	unlock, err := lockFile(s.file)
-	if err != nil {
+	if err := home.Lock(s.file); err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer home.Unlock(s.file)
 	if sl := s.lookup(name); sl != nil {
 		return sl, nil
 	}
@@ -275,11 +275,10 @@ func (s *Stats) recycle(kept func() map[string]bool) error {
 	if s.head.slots.Load() < maxSlots*3/4 {
 		return nil
 	}
-	unlock, err := lockFile(s.file)
-	if err != nil {
+	if err := home.Lock(s.file); err != nil {
 		return err
 	}
-	defer unlock()
+	defer home.Unlock(s.file)
 	s.refresh()
 	keep := kept()
 	for i := range int(s.head.slots.Load()) {

@@ -11,25 +11,19 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-dev/fairlead/internal/home"
 )
 
 func tryLock(f *os.File) error {
-	err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
+	err := home.TryLock(f)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return ErrHeld
 	}
 	return err
 }
 
-func waitLock(f *os.File) error { return flock(f, unix.LOCK_EX) }
-
-func flock(f *os.File, how int) error {
-	for {
-		if err := unix.Flock(int(f.Fd()), how); err != unix.EINTR { //nolint:errorlint // a raw errno
-			return err
-		}
-	}
-}
+func waitLock(f *os.File) error { return home.Lock(f) }
 
 func inherited() (*os.File, error) {
 	v := os.Getenv(lockEnv)

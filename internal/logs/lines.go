@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/home"
 )
 
 // Access is the stream of records that are requests, as the edge saw them. They have no message.
@@ -88,7 +90,7 @@ func (l *Lines) lock(name string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := lockFile(f); err != nil {
+	if err := home.Lock(f); err != nil {
 		f.Close()
 		return nil, err
 	}
