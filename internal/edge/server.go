@@ -5,7 +5,6 @@ package edge
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -226,21 +225,6 @@ func (s *Server) keepTable(t *Table) error {
 	return err
 }
 
-// unlistenUnused closes the listeners that the table in force does not name. s.mu is held.
-func (s *Server) unlistenUnused() {
-	used := map[string]bool{}
-	for _, r := range s.last.Routes {
-		for _, addr := range r.addresses() {
-			used[addr] = true
-		}
-	}
-	for addr := range s.listeners {
-		if !used[addr] {
-			s.unlisten(addr)
-		}
-	}
-}
-
 // swap makes t, in its form c, the table that requests see. s.mu is held.
 func (s *Server) swap(t *Table, c *routes) {
 	s.table.Store(c)
@@ -284,43 +268,6 @@ func (s *Server) current() *routes {
 	return next
 }
 
-// listen opens addr, or takes it over from the generation before. Connections wait until accept is called. s.mu is held.
-func (s *Server) listen(addr string) error {
-	if s.listeners[addr] != nil {
-		return nil
-	}
-	var l net.Listener
-	var err error
-	if f := s.given[addr]; f != nil {
-		l, err = net.FileListener(f)
-	} else {
-		// Not Multipath TCP, which Go listens for by default: the kernel could not steer connections to this socket.
-		var lc net.ListenConfig
-		lc.SetMultipathTCP(false)
-		l, err = lc.Listen(context.Background(), "tcp", addr)
-	}
-	if err != nil {
-		return err
-	}
-	tl, ok := l.(*net.TCPListener)
-	if !ok {
-		l.Close()
-		return fmt.Errorf("%s is not a TCP address", addr)
-	}
-	s.listeners[addr] = tl
-	return nil
-}
-
-// accept begins to serve what listen opened. s.mu is held.
-func (s *Server) accept() {
-	for addr, l := range s.listeners {
-		if !s.accepting[addr] {
-			s.accepting[addr] = true
-			s.accepts.Go(func() { s.takeAll(addr, s.helloListener(addr, l)) })
-		}
-	}
-}
-
 func (s *Server) httpServer(addr string) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -346,155 +293,4 @@ func (s *Server) serve(addr string, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.proxy.serve(addr, w, r)
-}
-
-// unlisten closes a listener; its connections stay.
-func (s *Server) unlisten(addr string) {
-	s.listeners[addr].Close()
-	delete(s.listeners, addr)
-	delete(s.accepting, addr)
-}
-
-// files returns the names and sockets of all listeners. s.mu is held.
-func (s *Server) files() (names []string, conns []syscall.Conn) {
-	for addr, l := range s.listeners {
-		names, conns = append(names, addr), append(conns, l)
-	}
-	return names, conns
-}
-
-// store gives the supervisor copies of the listening sockets: they outlive a crash of this process. s.mu is held.
-func (s *Server) store() {
-	names, conns := s.files()
-	if err := keeper.PutFiles(s.dirs, home.Supervisor, names, conns); err != nil {
-		s.log.Info("the supervisor keeps no sockets for us now", "error", err)
-	}
-}
-
-// keepStored gives a supervisor that was started again its copies. A supervisor's death is rare and this is cheap.
-func (s *Server) keepStored(ctx context.Context) {
-	t := time.NewTicker(2 * time.Second)
-	defer t.Stop()
-	pid := 0
-	for {
-		if now := keeper.PID(s.dirs, home.Supervisor); now != pid {
-			s.mu.Lock()
-			if !s.leaving.Load() {
-				s.store()
-			}
-			s.mu.Unlock()
-			pid = now
-		}
-		s.mu.Lock()
-		if s.unsaved && !s.leaving.Load() {
-			if err := s.keepTable(s.last); err != nil {
-				s.log.Error("cannot keep the routing table", "error", err)
-			}
-		}
-		s.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.done:
-			return
-		case <-t.C:
-		}
-	}
-}
-
-// lockName is the name under which the role's lock travels with the sockets.
-const lockName = "lock"
-
-// handOver gives everything to a new generation that asks, and leaves once that one serves.
-func (s *Server) handOver(l net.Listener) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		err = s.giveTo(c.(*net.UnixConn))
-		c.Close()
-		if err != nil {
-			s.log.Error("takeover failed; serving on", "error", err)
-			continue
-		}
-		l.Close()
-		s.drain()
-		return
-	}
-}
-
-// giveTo sends the sockets and the lock and waits for the new generation's word. The table cannot change meanwhile.
-func (s *Server) giveTo(c *net.UnixConn) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	names, conns := s.files()
-	if err := keeper.SendFiles(c, "take", append(names, lockName), append(conns, s.lock)); err != nil {
-		return err
-	}
-	if op, _, err := keeper.ReceiveFilesWithin(c, 30*time.Second); err != nil || op != "serving" {
-		return fmt.Errorf("the new edge did not start to serve: %q %w", op, err)
-	}
-	s.leaving.Store(true)
-	s.certs.Close() // the new one renews
-	for addr := range s.listeners {
-		s.unlisten(addr)
-	}
-	s.wake()
-	return s.lock.Close()
-}
-
-// Shut stops taking connections, serves what is under way for at most grace, and returns.
-func (s *Server) Shut(grace time.Duration) {
-	s.mu.Lock()
-	s.leaving.Store(true)
-	s.certs.Close()
-	for addr := range s.listeners {
-		s.unlisten(addr)
-	}
-	s.mu.Unlock()
-	s.accepts.Wait()
-	t := time.NewTicker(10 * time.Millisecond)
-	defer t.Stop()
-	for end := time.Now().Add(grace); s.serving.Load() > 0 && time.Now().Before(end); {
-		<-t.C
-	}
-	s.proxy.access.close()
-	s.stats.leave()
-}
-
-// drain waits until nothing is served here any more.
-func (s *Server) drain() {
-	s.accepts.Wait()
-	t := time.NewTicker(50 * time.Millisecond)
-	defer t.Stop()
-	for s.conns.Load() > 0 || s.serving.Load() > 0 {
-		<-t.C
-	}
-	s.proxy.access.close()
-	close(s.done)
-}
-
-// TakeOver asks the living edge for its lock and its sockets. Call ready when the new server runs; without it, or
-// when this process dies, the old one serves on.
-func TakeOver(d home.Dirs) (lock *os.File, given map[string]*os.File, ready func() error, err error) {
-	c, err := keeper.DialFiles(d, home.Edge)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	_, given, err = keeper.ReceiveFiles(c)
-	if err != nil {
-		c.Close()
-		return nil, nil, nil, err
-	}
-	lock = given[lockName]
-	delete(given, lockName)
-	if lock == nil {
-		c.Close()
-		return nil, nil, nil, errors.New("the living edge sent no lock")
-	}
-	return lock, given, func() error {
-		defer c.Close()
-		return keeper.SendFiles(c, "serving", nil, nil)
-	}, nil
 }
