@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"time"
 )
 
 // asked is what limits go by, however the request was read.
@@ -24,7 +23,7 @@ func (p *proxy) admit(ex *exchange, a asked) *refusal {
 		return &refusal{status: http.StatusForbidden, why: "address", text: "this service does not answer to your address (route.allow)"}
 	}
 	if len(g.Rates) > 0 {
-		if f := p.recall(ex.route).rates.admit(a, time.Now()); f != nil {
+		if f := p.recall(ex.route).rates.admit(a, ex.start); f != nil {
 			return f
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // pass hands the answer on whose head was read.
@@ -18,7 +19,7 @@ func (a *reply) pass() error {
 	if up.head.first == "HTTP/1.0" {
 		f.close = true
 	}
-	c.s.proxy.begun(ex, a.status)
+	c.s.proxy.begun(ex, a.status, a.now)
 	bodiless := c.head.first == http.MethodHead || a.status == http.StatusNoContent || a.status == http.StatusNotModified
 	untold := !bodiless && !f.chunked && f.length < 0 // it ends with the connection
 	a.keep = !c.frame.close && !c.s.leaving.Load() && !ex.route.Direct
@@ -47,7 +48,7 @@ func (a *reply) pass() error {
 	if f.close || up.r.Buffered() > 0 {
 		a.drop()
 	} else {
-		c.s.upstreams.put(ex.end.addr, up)
+		c.s.upstreams.put(ex.end.addr, up, a.now)
 		a.up = nil
 	}
 	a.keep = a.keep && here
@@ -74,7 +75,7 @@ func (a *reply) head(f messageFrame, bodiless, untold bool) {
 	switch {
 	case f.length >= 0 && a.status != http.StatusNoContent:
 		w.WriteString("Content-Length: ")
-		w.WriteString(strconv.FormatInt(f.length, 10))
+		w.Write(strconv.AppendInt(w.AvailableBuffer(), f.length, 10))
 		w.WriteString("\r\n")
 	case !bodiless && (f.chunked || untold):
 		w.WriteString("Transfer-Encoding: chunked\r\n")
@@ -147,6 +148,7 @@ func (a *reply) further(n int) error {
 	if err := a.c.w.Flush(); err != nil {
 		return errors.Join(errClient, err)
 	}
+	a.now = time.Now()
 	err := a.more(n)
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -193,7 +195,7 @@ func (a *reply) rest() error {
 
 func (a *reply) chunk(b []byte) error {
 	w := a.c.w
-	w.WriteString(strconv.FormatInt(int64(len(b)), 16))
+	w.Write(strconv.AppendInt(w.AvailableBuffer(), int64(len(b)), 16))
 	w.WriteString("\r\n")
 	if err := a.tell(b); err != nil {
 		return err

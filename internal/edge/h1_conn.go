@@ -43,6 +43,8 @@ type clientConn struct {
 	body   []byte // of the request: whole, as it came
 	holds  int64  // what a body in chunks holds, in bytes
 	out    []byte // what is sent to the instance
+	ex     exchange
+	answer reply
 	set    time.Time
 	until  time.Time // when the request's time is over; zero for never
 

@@ -39,7 +39,8 @@ func (c *clientConn) exchange() (keep bool, err error) {
 		return false, errHandOver // there it is cut off where it goes over
 	}
 	start := time.Now()
-	ex := &exchange{route: rt, start: start, point: anywhere}
+	c.ex = exchange{route: rt, start: start, point: anywhere}
+	ex := &c.ex
 	if rt.looks {
 		if ex.in, err = c.request(); err != nil {
 			return false, errHandOver
@@ -50,7 +51,8 @@ func (c *clientConn) exchange() (keep bool, err error) {
 	}
 	p.stats.arrive(rt.stats, start)
 	p.recall(rt).budget.tick(start, rt.stats)
-	a := &reply{c: c, ex: ex}
+	c.answer = reply{c: c, ex: ex, now: start}
+	a := &c.answer
 	if rt.Guard == nil {
 		err = a.run()
 	} else {
@@ -58,6 +60,7 @@ func (c *clientConn) exchange() (keep bool, err error) {
 	}
 	o := outcome{status: a.status, bytes: a.sent, took: time.Since(start)}
 	p.ended(ex, o, a, a.broken, a.gone || c.left.Load())
+	ex.in, ex.shadow = nil, nil // the connection may be idle for long
 	return a.keep && err == nil, err
 }
 
@@ -109,6 +112,7 @@ type reply struct {
 	c      *clientConn
 	ex     *exchange
 	up     *upstream
+	now    time.Time    // when the clock was looked at last
 	late   time.Time    // when the instance should have begun its answer; zero for never
 	frame  messageFrame // of its answer
 	status int          // that the client was told
@@ -122,10 +126,14 @@ type reply struct {
 func (a *reply) run() error {
 	c, ex, p := a.c, a.ex, a.c.s.proxy
 	ctx := waiting{c}
-	deadline := time.Now().Add(p.hold)
-	for {
+	a.now = time.Now()
+	deadline := a.now.Add(p.hold)
+	for first := true; ; first = false {
 		if err := p.choose(ctx, ex, deadline); err != nil {
 			return a.refuse(nil, err)
+		}
+		if !first {
+			a.now = time.Now()
 		}
 		err := a.try(ctx)
 		if err == nil {
@@ -164,12 +172,10 @@ func (a *reply) try(ctx context.Context) error {
 			return a.struck(res)
 		}
 	}
-	if ex.route.Guard == nil {
-		return a.send()
-	}
-	begin := time.Now()
+	begin := a.now
 	err := a.send()
-	ex.heard(begin, a.status, err)
+	a.now = time.Now()
+	ex.heard(a.now.Sub(begin), a.status, err)
 	return err
 }
 
@@ -183,26 +189,35 @@ func (a *reply) send() error {
 	a.clock(try, len(c.body) == 0)
 	by, late := a.bound()
 	var err error
-	// A connection that was kept may have been closed just now; when the request is sent again a new one tells.
-	if a.up, err = c.s.upstreams.get(ex.end.addr, ex.resent > 0, by); err != nil {
+	if a.up, err = c.s.upstreams.get(ex.end.addr, a.want(by)); err != nil {
 		if !by.IsZero() && !time.Now().Before(by) {
 			return late
 		}
 		return err
 	}
 	c.out = a.write(c.out[:0])
-	_, unsent := a.up.Write(c.out) // it is not bounded: what is written here fits in any socket's buffer
+	a.up.ask = c.out
 	if len(c.body) > 0 {
 		ex.upload.Store(c.bodyLength())
 		a.clock(try, true) // only now, as in [within]
 	}
 	if err = a.await(); err == nil {
 		err = a.informed()
-	} else if unsent != nil {
-		err = unsent // otherwise it answered and closed before it had read all, and what it said counts
 	}
 	a.late = time.Time{}
 	return err
+}
+
+// want says which connection the request needs.
+func (a *reply) want(by time.Time) wanted {
+	w := wanted{by: by, now: a.now}
+	switch {
+	case a.ex.resent > 0:
+		w.fresh = true // one that was kept may have been closed just now; a new one tells
+	case len(a.c.body) == 0 && idempotent(a.c.head.first):
+		w.trust = trustFor
+	}
+	return w
 }
 
 // struck passes a fault's answer on.
@@ -214,7 +229,7 @@ func (a *reply) struck(res *http.Response) error {
 		return err
 	}
 	a.sent = int64(w.body.Len())
-	a.c.s.proxy.begun(a.ex, res.StatusCode)
+	a.c.s.proxy.begun(a.ex, res.StatusCode, time.Now())
 	a.c.unwatch()
 	keep, err := a.c.say(w)
 	a.keep, a.broken = keep, err != nil
@@ -251,6 +266,7 @@ func (a *reply) informed() error {
 				return err
 			}
 		}
+		a.now = time.Now()
 		if err := a.await(); err != nil {
 			a.status = 0
 			return err

@@ -73,7 +73,7 @@ func FuzzChunks(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var out bytes.Buffer
-		a := &reply{c: &clientConn{w: bufio.NewWriter(&out)}, up: &upstream{Conn: noConn{}, r: bufio.NewReaderSize(bytes.NewReader(b), upstreamBuffer)}}
+		a := &reply{c: &clientConn{w: bufio.NewWriter(&out)}, up: &upstream{socket: &socket{TCPConn: &net.TCPConn{}}, r: bufio.NewReaderSize(bytes.NewReader(b), upstreamBuffer)}}
 		err := a.chunks()
 		a.c.w.Flush()
 		want, wrong := io.ReadAll(httputil.NewChunkedReader(bufio.NewReader(bytes.NewReader(b))))

@@ -37,7 +37,7 @@ func (a *reply) guarded(g *Guard, start time.Time) error {
 // clock starts the time in which the instance must begin its answer, if there is such a time and begins is true.
 func (a *reply) clock(try time.Duration, begins bool) {
 	if a.late = (time.Time{}); try > 0 && begins {
-		a.late = time.Now().Add(try)
+		a.late = a.now.Add(try)
 	}
 }
 
@@ -55,14 +55,14 @@ func (a *reply) more(n int) error {
 	c := a.c
 	by, late := a.bound()
 	if !c.watching {
-		look := time.Now().Add(lookAfter)
+		look := a.now.Add(lookAfter)
 		last := !by.IsZero() && by.Before(look)
 		if last {
-			look = by
+			a.up.readUntil(by, 0)
+		} else {
+			a.up.readUntil(look, lookAfter)
 		}
-		a.up.SetReadDeadline(look)
 		_, err := a.up.r.Peek(n)
-		a.up.SetReadDeadline(time.Time{})
 		switch {
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return err
@@ -71,13 +71,13 @@ func (a *reply) more(n int) error {
 		}
 	}
 	gone := c.watch()
-	a.up.SetReadDeadline(by)
+	a.up.readUntil(by, 0)
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
 		select {
 		case <-gone:
-			a.up.SetReadDeadline(time.Unix(1, 0))
+			a.up.readUntil(time.Unix(1, 0), 0)
 		case <-done:
 		}
 	}()
@@ -85,8 +85,6 @@ func (a *reply) more(n int) error {
 	close(done)
 	<-ended
 	switch {
-	case err == nil && !by.IsZero():
-		a.up.SetReadDeadline(time.Time{}) // the connection is used again
 	case err != nil && c.left.Load():
 		a.gone = true
 	case errors.Is(err, os.ErrDeadlineExceeded):

@@ -71,7 +71,7 @@ func (h *head) parse(raw []byte) bool {
 	var three bool
 	h.first, line, three = strings.Cut(line, " ")
 	h.second, h.third, _ = strings.Cut(line, " ")
-	if !three || h.second == "" || !plainText(h.second) || !plainText(h.third) {
+	if !three || h.second == "" || !plainText(h.first) || !plainText(h.second) || !plainText(h.third) {
 		return false
 	}
 	for rest != "" {
@@ -88,20 +88,13 @@ func (h *head) parse(raw []byte) bool {
 	return true
 }
 
-// cutLine takes a line off that ends in CR LF and has neither inside.
+// cutLine takes a line off that ends in CR LF and has no CR inside. A lone LF is for who looks at what the line says.
 func cutLine(s string) (line, rest string, ok bool) {
-	for i := range len(s) {
-		switch s[i] {
-		case '\n':
-			return "", "", false
-		case '\r':
-			if i+1 == len(s) || s[i+1] != '\n' {
-				return "", "", false
-			}
-			return s[:i], s[i+2:], true
-		}
+	i := strings.IndexByte(s, '\r')
+	if i < 0 || i+1 == len(s) || s[i+1] != '\n' {
+		return "", "", false
 	}
-	return "", "", false
+	return s[:i], s[i+2:], true
 }
 
 // trim takes off what may stand around a value (RFC 9110, section 5.6.3).

@@ -20,12 +20,36 @@ const (
 
 // upstream is a connection to an instance.
 type upstream struct {
-	net.Conn
-	raw  syscall.RawConn
-	r    *bufio.Reader
-	used time.Time
-	head head
-	buf  []byte // of the head
+	*socket
+	r     *bufio.Reader // of what Read brings
+	used  time.Time
+	until time.Time // when a read ends in vain; zero for never
+	head  head
+	buf   []byte // of the head
+
+	ask []byte // a request that the next read sends before it waits
+}
+
+// Read implements [io.Reader].
+func (c *upstream) Read(p []byte) (int, error) {
+	n, asked, err := c.converse(c.ask, p)
+	if asked {
+		c.ask = nil
+	}
+	return n, err
+}
+
+// readUntil bounds reads by a time; zero is never. The bound may come later by as much as slack: one that was set before and fits
+// stays, as to set it costs as much as to read.
+func (c *upstream) readUntil(t time.Time, slack time.Duration) {
+	if !c.until.Before(t) && !c.until.After(t.Add(slack)) {
+		return
+	}
+	if !t.IsZero() {
+		t = t.Add(slack)
+	}
+	c.until = t
+	c.SetReadDeadline(t)
 }
 
 // upstreams are those that wait to be used again: the one that was used last is used next, so that what is not needed grows old.
@@ -34,10 +58,21 @@ type upstreams struct {
 	idle map[string][]*upstream
 }
 
+// trustFor is how long after its last use a connection is used without a look at it, for a request that may be sent again.
+const trustFor = 20 * time.Millisecond
+
+// wanted is what a request needs of a connection.
+type wanted struct {
+	now   time.Time
+	by    time.Time     // when a new one must be there; zero for any time
+	fresh bool          // only a new one will do
+	trust time.Duration // one that was used as lately as that is taken as it is
+}
+
 // get returns a connection to addr. An idle one that the instance has closed meanwhile, or on which it said something that
-// nobody asked for, is not used. A new one is there by the time that is given, unless that is zero.
-func (u *upstreams) get(addr string, fresh bool, by time.Time) (*upstream, error) {
-	for !fresh {
+// nobody asked for, is not used.
+func (u *upstreams) get(addr string, w wanted) (*upstream, error) {
+	for !w.fresh {
 		u.mu.Lock()
 		list := u.idle[addr]
 		if len(list) == 0 {
@@ -48,25 +83,28 @@ func (u *upstreams) get(addr string, fresh bool, by time.Time) (*upstream, error
 		list[len(list)-1] = nil
 		u.idle[addr] = list[:len(list)-1]
 		u.mu.Unlock()
-		if time.Since(c.used) < upstreamIdle && c.quiet() {
+		if idle := w.now.Sub(c.used); idle < w.trust || idle < upstreamIdle && c.quiet() {
 			return c, nil
 		}
 		c.Close()
 	}
-	nc, err := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second, Deadline: by}).Dial("tcp", addr)
+	nc, err := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second, Deadline: w.by}).Dial("tcp", addr)
 	if err != nil {
 		return nil, &dialError{err}
 	}
-	c := &upstream{Conn: nc, r: bufio.NewReaderSize(nc, upstreamBuffer)}
-	if sc, ok := nc.(syscall.Conn); ok {
-		c.raw, _ = sc.SyscallConn()
+	s, err := newSocket(nc)
+	if err != nil {
+		nc.Close()
+		return nil, err
 	}
+	c := &upstream{socket: s}
+	c.r = bufio.NewReaderSize(c, upstreamBuffer)
 	return c, nil
 }
 
-// put keeps a connection whose answer was read to its end.
-func (u *upstreams) put(addr string, c *upstream) {
-	c.used = time.Now()
+// put keeps a connection whose answer was read to its end, and which was used at now.
+func (u *upstreams) put(addr string, c *upstream, now time.Time) {
+	c.used = now
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.idle == nil {
@@ -103,9 +141,7 @@ func (c *upstream) quiet() bool {
 	if c.r.Buffered() > 0 {
 		return false
 	}
-	if c.raw == nil {
-		return true
-	}
+	c.readUntil(time.Time{}, 0) // one that is over would end the look, too
 	ok := false
 	err := c.raw.Read(func(fd uintptr) bool {
 		var b [1]byte

@@ -196,6 +196,7 @@ func (p *proxy) finish(ex *exchange, cw *countingWriter, r *http.Request, start 
 
 // ended counts an exchange and writes it down: broken says that its answer broke off, gone that its client did not wait for it.
 func (p *proxy) ended(ex *exchange, o outcome, t teller, broken, gone bool) {
+	now := ex.start.Add(o.took)
 	p.stats.end(ex.route.stats)
 	ex.shadow.answered(ex.status)
 	switch {
@@ -207,14 +208,14 @@ func (p *proxy) ended(ex *exchange, o outcome, t teller, broken, gone bool) {
 		o.failed = true
 	}
 	if !ex.gotHead {
-		p.stats.gaveUp(ex.route.stats, time.Now(), o.failed)
+		p.stats.gaveUp(ex.route.stats, now, o.failed)
 	}
 	ex.route.stats.count(o)
 	if o.failed && ex.end == nil {
 		ex.route.stats.unplaced.Add(1)
 	}
 	if ex.end != nil {
-		ex.end.judge(ex.route.Guard, o, time.Now())
+		ex.end.judge(ex.route.Guard, o, now)
 		// A request that the edge cut off was, to the instance, one whose client went away.
 		seen := o
 		seen.refused, seen.aborted = false, o.aborted || o.refused
@@ -312,7 +313,7 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		if err == nil {
 			ex.empty = res.ContentLength == 0
-			p.begun(ex, res.StatusCode)
+			p.begun(ex, res.StatusCode, time.Now())
 			return res, nil
 		}
 		if r.Context().Err() != nil {
@@ -324,9 +325,8 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// begun notes that an instance has begun to answer.
-func (p *proxy) begun(ex *exchange, status int) {
-	now := time.Now()
+// begun notes that an instance began to answer at now.
+func (p *proxy) begun(ex *exchange, status int, now time.Time) {
 	ex.gotHead, ex.status, ex.first = true, status, now.Sub(ex.start)
 	p.stats.answered(ex.route.stats, now)
 }

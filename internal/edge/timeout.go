@@ -40,11 +40,11 @@ func (p *proxy) send(ex *exchange, r *http.Request) (*http.Response, error) {
 	}
 	switch {
 	case err == nil:
-		ex.heard(begin, res.StatusCode, nil)
+		ex.heard(time.Since(begin), res.StatusCode, nil)
 	case outOfTime(r.Context()):
-		ex.heard(begin, 0, errRequestTime)
+		ex.heard(time.Since(begin), 0, errRequestTime)
 	default:
-		ex.heard(begin, 0, err)
+		ex.heard(time.Since(begin), 0, err)
 	}
 	if err == nil && res.StatusCode == http.StatusSwitchingProtocols {
 		// What began as a request is a connection now; nothing that is meant for requests bounds it.
@@ -57,9 +57,9 @@ func (p *proxy) send(ex *exchange, r *http.Request) (*http.Response, error) {
 
 // heard notes how long it took to hear of an instance. An error may come sooner than any answer, and a client that goes away does
 // when it likes: both say nothing of how the service keeps up. That it was too slow to answer at all does.
-func (ex *exchange) heard(begin time.Time, status int, err error) {
+func (ex *exchange) heard(took time.Duration, status int, err error) {
 	if err == nil && status < http.StatusInternalServerError || errors.Is(err, errTryTime) || errors.Is(err, errRequestTime) {
-		ex.waited = time.Since(begin)
+		ex.waited = took
 	}
 }
 

@@ -27,14 +27,23 @@ func (s *Server) helloListener(addr string, l net.Listener) *helloListener {
 
 // Accept implements [net.Listener].
 func (l *helloListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err == nil && l.introduces(c.RemoteAddr()) {
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	s, err := newSocket(nc)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	var c net.Conn = s
+	if l.introduces(c.RemoteAddr()) {
 		c = &introducedConn{Conn: c}
 	}
-	if err == nil && l.is() {
+	if l.is() {
 		c = tls.Server(c, l.conf)
 	}
-	return c, err
+	return c, nil
 }
 
 // introduces reports whether a connection of peer's begins with the PROXY protocol.
