@@ -3,6 +3,7 @@
 package edge
 
 import (
+	"io"
 	"net/http"
 	"slices"
 
@@ -14,11 +15,11 @@ import (
 func (s *Server) admin() http.Handler {
 	mux := http.NewServeMux()
 	rpc.Handle(mux, "PUT /v1/table", func(r *http.Request) (any, error) {
-		t, err := decodeTable(r.Body)
+		b, err := io.ReadAll(r.Body)
 		if err != nil {
 			return nil, err
 		}
-		gen, err := s.Set(t)
+		gen, err := s.setText(b)
 		return info(s.version, gen), err
 	})
 	rpc.Handle(mux, "GET /v1/table", func(*http.Request) (any, error) {

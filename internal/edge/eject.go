@@ -90,6 +90,16 @@ func stateKey(r Route, b Backend, e Endpoint) string {
 	return slotKey{r.Service, r.Environment, b.Release, e.Instance}.String() + " " + e.Addr
 }
 
+// stateOf finds or makes an instance's state.
+func stateOf(states map[string]*endpointState, key string) *endpointState {
+	s := states[key]
+	if s == nil {
+		s = &endpointState{}
+		states[key] = s
+	}
+	return s
+}
+
 // forget drops the states of instances that no table since generation named.
 func forget(states map[string]*endpointState, generation uint64) {
 	maps.DeleteFunc(states, func(_ string, s *endpointState) bool { return s.table < generation })

@@ -3,8 +3,8 @@ package edge
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"runtime"
 
 	"github.com/fairlead-dev/fairlead/internal/fail"
@@ -21,68 +21,149 @@ func breathe(n int) {
 	}
 }
 
-// decodeTable reads a table as strictly as every other body.
-func decodeTable(from io.Reader) (t Table, err error) {
-	d := json.NewDecoder(from)
-	d.DisallowUnknownFields()
-	defer func() {
-		if err != nil {
-			err = fail.New(fail.Usage, "routing table", "request body: %w", err)
-		}
-	}()
-	if err := expect(d, json.Delim('{')); err != nil {
-		return t, err
-	}
-	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return t, err
-		}
+// tableText is a table as it came.
+type tableText struct {
+	routes []byte            // all of them, in JSON
+	known  map[string]*Route // and each, as it was read
+}
+
+// decodeTable reads a table as strictly as every other body. Most routes are in each table as they were in the one before: those
+// that last has are not read again.
+func decodeTable(b []byte, last map[string]*Route) (t Table, text tableText, err error) {
+	text.known = map[string]*Route{}
+	err = members(b, func(key string, value []byte) error {
 		switch key {
 		case "generation":
-			err = d.Decode(&t.Generation)
+			return json.Unmarshal(value, &t.Generation)
 		case "routes":
-			t.Routes, err = decodeRoutes(d)
-		default:
-			err = fmt.Errorf("unknown field %q", key)
+			text.routes = value
+			t.Routes, err = decodeRoutes(value, last, text.known)
+			return err
 		}
-		if err != nil {
-			return t, err
-		}
+		return fmt.Errorf("unknown field %q", key)
+	})
+	if err != nil {
+		err = fail.New(fail.Usage, "routing table", "request body: %w", err)
 	}
-	return t, expect(d, json.Delim('}'))
+	return t, text, err
 }
 
-func decodeRoutes(d *json.Decoder) (out []Route, err error) {
-	first, err := d.Token()
-	if err != nil || first == nil { // null stands for none
-		return nil, err
+func decodeRoutes(b []byte, last, known map[string]*Route) (out []Route, err error) {
+	if string(b) == "null" { // which stands for none
+		return nil, nil
 	}
-	if first != json.Delim('[') {
-		return nil, fmt.Errorf("%v where the routes begin", first)
-	}
-	for i := 0; d.More(); i++ {
-		breathe(i)
-		var r Route
-		if err := d.Decode(&r); err != nil {
-			return nil, err
+	var from bytes.Buffer
+	d := json.NewDecoder(&from)
+	d.DisallowUnknownFields()
+	err = elements(b, func(value []byte) error {
+		breathe(len(out))
+		r := last[string(value)]
+		if r == nil {
+			r = &Route{}
+			from.Write(value)
+			if err := d.Decode(r); err != nil {
+				return err
+			}
 		}
-		out = append(out, r)
-	}
-	return out, expect(d, json.Delim(']'))
+		known[string(value)] = r
+		out = append(out, *r)
+		return nil
+	})
+	return out, err
 }
 
-func expect(d *json.Decoder, want json.Delim) error {
-	got, err := d.Token()
-	if err == nil && got != want {
-		err = fmt.Errorf("%v where %v is expected", got, want)
-	}
-	return err
+var errForm = errors.New("this is not the JSON of a table")
+
+// members calls f with each member of a JSON object. Whether the values are JSON is for f to see.
+func members(b []byte, f func(key string, value []byte) error) error {
+	return inside(b, '{', '}', func(item []byte) ([]byte, error) {
+		n := valueEnd(item)
+		rest := bytes.TrimLeft(item[n:], space)
+		var key string
+		if err := json.Unmarshal(item[:n], &key); err != nil || len(rest) == 0 || rest[0] != ':' {
+			return nil, errors.Join(errForm, err)
+		}
+		rest = bytes.TrimLeft(rest[1:], space)
+		n = valueEnd(rest)
+		return rest[n:], f(key, rest[:n])
+	})
 }
 
-// encodeTable is t in JSON, a route a line.
-func encodeTable(t *Table) ([]byte, error) {
+// elements calls f with each element of a JSON array.
+func elements(b []byte, f func(value []byte) error) error {
+	return inside(b, '[', ']', func(item []byte) ([]byte, error) {
+		n := valueEnd(item)
+		return item[n:], f(item[:n])
+	})
+}
+
+const space = " \t\r\n"
+
+// inside calls item with what is left of b at each thing between begin and end; item returns what it left.
+func inside(b []byte, begin, end byte, item func([]byte) ([]byte, error)) error {
+	b = bytes.Trim(b, space)
+	if len(b) < 2 || b[0] != begin || b[len(b)-1] != end {
+		return errForm
+	}
+	b = bytes.TrimLeft(b[1:], space)
+	for first := true; len(b) > 1; first = false {
+		if !first {
+			if b[0] != ',' {
+				return errForm
+			}
+			b = bytes.TrimLeft(b[1:], space)
+		}
+		var err error
+		if b, err = item(b); err != nil {
+			return err
+		}
+		b = bytes.TrimLeft(b, space)
+	}
+	if len(b) == 0 {
+		return errForm // the end was a part of the last thing
+	}
+	return nil
+}
+
+// valueEnd is the length of the JSON value that b begins with, if it is one.
+func valueEnd(b []byte) int {
+	depth := 0
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth--; depth < 0 {
+				return i
+			}
+			if depth == 0 {
+				return i + 1
+			}
+		case '"':
+			for i++; i < len(b) && b[i] != '"'; i++ {
+				if b[i] == '\\' {
+					i++
+				}
+			}
+			if depth == 0 {
+				return min(i+1, len(b))
+			}
+		case ',', ' ', '\t', '\r', '\n', ':':
+			if depth == 0 {
+				return i
+			}
+		}
+	}
+	return len(b)
+}
+
+// encodeTable is t in JSON: with its routes as they came, where that is known, or a route a line.
+func encodeTable(t *Table, routes []byte) ([]byte, error) {
 	var b bytes.Buffer
+	if len(routes) > 0 {
+		fmt.Fprintf(&b, `{"generation":%d,"routes":%s}`, t.Generation, routes)
+		return b.Bytes(), nil
+	}
 	fmt.Fprintf(&b, `{"generation":%d,"routes":[`, t.Generation)
 	e := json.NewEncoder(&b)
 	for i, r := range t.Routes {

@@ -104,7 +104,7 @@ func (s *Server) keepStored(ctx context.Context) {
 		}
 		s.mu.Lock()
 		if s.unsaved && !s.leaving.Load() {
-			if err := s.keepTable(s.last); err != nil {
+			if err := s.keepTable(s.last, nil); err != nil {
 				s.log.Error("cannot keep the routing table", "error", err)
 			}
 		}

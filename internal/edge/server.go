@@ -46,7 +46,8 @@ type Server struct {
 
 	mu        sync.Mutex // serialises changes of the table
 	last      *Table
-	unsaved   bool // last is not on disk
+	known     map[string]*Route // its routes by their JSON, where it came as such
+	unsaved   bool              // last is not on disk
 	states    map[string]*endpointState
 	certs     *certs.Store
 	upstreams upstreams // of what the edge reads without net/http
@@ -160,7 +161,7 @@ func (s *Server) restore() error {
 		f.Close()
 	}
 	s.given = nil
-	c, err := compile(&t, s.last, s.stats, s.states)
+	c, err := compile(&t, s.last, s.table.Load(), s.stats, s.states)
 	if err == nil {
 		s.secure(c)
 		s.swap(&t, c)
@@ -170,11 +171,26 @@ func (s *Server) restore() error {
 
 // Set puts t in force: first everything that can fail, then one swap. It returns when t is in force and on disk.
 func (s *Server) Set(t Table) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.set(t, tableText{})
+}
+
+// setText is Set for a table in JSON.
+func (s *Server) setText(b []byte) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, text, err := decodeTable(b, s.known)
+	if err != nil {
+		return 0, err
+	}
+	return s.set(t, text)
+}
+
+func (s *Server) set(t Table, text tableText) (uint64, error) {
 	if err := t.Check(); err != nil {
 		return 0, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.leaving.Load() {
 		return 0, fail.New(fail.Unavailable, "routing table", "this edge was replaced: ask again")
 	}
@@ -190,20 +206,21 @@ func (s *Server) Set(t Table) (uint64, error) {
 		}
 	}
 	t.Generation = s.table.Load().generation + 1
-	c, err := compile(&t, s.last, s.stats, s.states)
+	c, err := compile(&t, s.last, s.table.Load(), s.stats, s.states)
 	if err == nil {
 		for _, rt := range c.byKey {
 			err = errors.Join(err, rt.secure(s.certs))
 		}
 	}
 	if err == nil {
-		err = s.keepTable(&t)
+		err = s.keepTable(&t, text.routes)
 	}
 	if err != nil {
 		s.unlistenUnused()
 		return 0, err
 	}
 	s.swap(&t, c)
+	s.known = text.known
 	s.accept()
 	s.unlistenUnused()
 	s.store()
@@ -212,8 +229,8 @@ func (s *Server) Set(t Table) (uint64, error) {
 
 // keepTable writes the table that is about to be in force. A full disk does not keep it from being: going back to a good
 // release must work there, too. It is written as soon as there is room.
-func (s *Server) keepTable(t *Table) error {
-	b, err := encodeTable(t)
+func (s *Server) keepTable(t *Table, routes []byte) error {
+	b, err := encodeTable(t, routes)
 	if err == nil {
 		err = home.WriteFile(s.dirs.Table(), b, 0o600)
 	}
@@ -258,7 +275,7 @@ func (s *Server) current() *routes {
 		s.log.Error("cannot follow the routing table", "error", err)
 		return c
 	}
-	next, err := compile(&t, s.last, s.stats, s.states)
+	next, err := compile(&t, s.last, nil, s.stats, s.states)
 	if err != nil {
 		s.log.Error("cannot follow the routing table", "error", err)
 		return c

@@ -85,34 +85,35 @@ func (t *Table) Find(service, env string) *Route {
 
 // Check reports the first thing in t that no edge could serve.
 func (t *Table) Check() error {
-	taken, keys := map[string]string{}, map[string]bool{}
-	for _, r := range t.Routes {
-		if keys[r.Key()] {
+	type place struct{ addr, host, path string }
+	taken, keys := map[place]string{}, map[string]bool{}
+	for i, r := range t.Routes {
+		breathe(i)
+		name := r.Key()
+		if keys[name] {
 			// A held request finds its route again by this key: with two of them it would go to the other one's instances.
-			return fail.New(fail.Internal, "routing table", "%s has two routes", r.Key())
+			return fail.New(fail.Internal, "routing table", "%s has two routes", name)
 		}
-		keys[r.Key()] = true
-		if err := cmp.Or(r.Guard.check(r.Key()), r.Access.check(r.Key())); err != nil {
+		keys[name] = true
+		if err := cmp.Or(r.Guard.check(name), r.Access.check(name)); err != nil {
 			return err
 		}
 		if _, _, err := net.SplitHostPort(r.Listen); err != nil {
 			return fail.New(fail.Usage, "routing table", "%s: listen %q: %w", r.Key(), r.Listen, err)
 		}
-		if r.Mode == "" {
-			// It may share its port.
-		} else if other := t.beside(r); other != nil {
+		if other := t.beside(r); other != nil {
 			return fail.New(fail.Usage, "routing table", "%s takes connections at %s, which %s has for itself: it is steered by the kernel, which knows no hosts", other.Key(), other.Listen, r.Key()).
 				Hinted("give one of them a route.listen of its own, or set route.mode: proxy for %s", r.Service)
 		}
 		for _, addr := range r.addresses() {
 			for _, h := range hostsOf(r) {
 				for _, p := range pathsOf(r) {
-					key := addr + " " + h + p
-					if other, ok := taken[key]; ok {
+					at := place{addr, h, p}
+					if other, ok := taken[at]; ok {
 						return fail.New(fail.Usage, "routing table", "%s on %s already goes to %s", cmp.Or(h+strings.TrimSuffix(p, "/"), "everything"), addr, other).
 							Hinted("give %s its own route.listen, route.hosts or route.paths", r.Service)
 					}
-					taken[key] = r.Key()
+					taken[at] = name
 				}
 			}
 		}
@@ -143,8 +144,11 @@ func (t *Table) Check() error {
 	return t.checkTLS()
 }
 
-// beside returns another route with the port of r, nil where there is none.
+// beside returns another route with the port of r, where r is steered by the kernel and must have it for itself; nil where there is none.
 func (t *Table) beside(r Route) *Route {
+	if r.Mode == "" {
+		return nil
+	}
 	for i, o := range t.Routes {
 		if _, port, _ := net.SplitHostPort(o.Listen); o.Key() != r.Key() && strings.HasSuffix(r.Listen, ":"+port) {
 			return &t.Routes[i]
@@ -180,7 +184,7 @@ func pathsOf(r Route) []string {
 // routes is a table made ready for requests: by listen address, then by host, then the longest path first.
 type routes struct {
 	generation uint64
-	byListen   map[string]map[string][]below
+	byListen   map[string]map[string][]below // "*.example.com" stands there as ".example.com"
 	byKey      map[string]*route
 	introduced map[string][]netip.Prefix // by listen address: whose connections begin with the PROXY protocol
 }
@@ -224,18 +228,22 @@ type endpoint struct {
 
 // compile builds the form requests use. Endpoint states (how an address did lately) are carried over.
 // The counters of last, the table still in force, are kept: its requests count into them until the swap and after.
-func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*routes, error) {
+// So are the endpoints of before, its compiled form, that are there as they were: to find their counters anew is most of the work.
+func compile(t, last *Table, before *routes, st *Stats, states map[string]*endpointState) (*routes, error) {
 	c := &routes{generation: t.Generation, byListen: map[string]map[string][]below{}, byKey: map[string]*route{}, introduced: map[string][]netip.Prefix{}}
 	if err := st.recycle(func() map[string]bool { return slotNames(t, last) }); err != nil {
 		return nil, err
 	}
 	for i, r := range t.Routes {
 		breathe(i)
-		s, err := st.slot(slotKey{Service: r.Service, Environment: r.Environment})
-		if err != nil {
-			return nil, err
+		cr := &route{Route: r, key: r.Key(), access: compileAccess(&r)}
+		old := before.named(cr.key)
+		if cr.stats = old.stats; cr.stats == nil {
+			var err error
+			if cr.stats, err = st.slot(slotKey{Service: r.Service, Environment: r.Environment}); err != nil {
+				return nil, err
+			}
 		}
-		cr := &route{Route: r, key: r.Key(), stats: s, access: compileAccess(&r)}
 		change := r.Headers.Request
 		cr.changes = r.Strip || len(r.Trusted) > 0 || len(change.Set) > 0 || len(change.Remove) > 0
 		cr.changesAnswer = len(r.Headers.Response.Set) > 0 || len(r.Headers.Response.Remove) > 0
@@ -244,18 +252,18 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 			cr.looks = cr.looks || len(b.Faults) > 0
 			cb := &backend{release: b.Release, weight: b.Weight}
 			for _, e := range b.Endpoints {
-				s, err := st.slot(slotKey{r.Service, r.Environment, b.Release, e.Instance})
-				if err != nil {
-					return nil, err
+				ce := &endpoint{instance: e.Instance, addr: e.Addr, faults: b.Faults, release: cb}
+				if had := old.endpoint(b.Release, e); had != nil {
+					ce.slot, ce.state = had.slot, had.state
+				} else {
+					var err error
+					if ce.slot, err = st.slot(slotKey{r.Service, r.Environment, b.Release, e.Instance}); err != nil {
+						return nil, err
+					}
+					ce.state = stateOf(states, stateKey(r, b, e))
 				}
-				key := stateKey(r, b, e)
-				state := states[key]
-				if state == nil {
-					state = &endpointState{}
-					states[key] = state
-				}
-				state.table = t.Generation
-				cb.endpoints = append(cb.endpoints, &endpoint{instance: e.Instance, addr: e.Addr, slot: s, state: state, faults: b.Faults, release: cb})
+				ce.state.table = t.Generation
+				cb.endpoints = append(cb.endpoints, ce)
 			}
 			cr.backs = append(cr.backs, cb)
 		}
@@ -269,6 +277,7 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 			}
 			for _, h := range hostsOf(r) {
 				for _, p := range pathsOf(r) {
+					h = strings.TrimPrefix(h, "*")
 					c.byListen[addr][h] = append(c.byListen[addr][h], below{p, cr})
 				}
 			}
@@ -281,6 +290,29 @@ func compile(t, last *Table, st *Stats, states map[string]*endpointState) (*rout
 	}
 	forget(states, last.Generation)
 	return c, nil
+}
+
+// named returns the route with a key; one with nothing in it where there is none.
+func (c *routes) named(key string) *route {
+	if c != nil && c.byKey[key] != nil {
+		return c.byKey[key]
+	}
+	return &route{}
+}
+
+// endpoint returns a release's instance where it is now, nil where there is none.
+func (rt *route) endpoint(release int, e Endpoint) *endpoint {
+	for _, b := range rt.backs {
+		if b.release != release {
+			continue
+		}
+		for _, had := range b.endpoints {
+			if had.instance == e.Instance && had.addr == e.Addr {
+				return had
+			}
+		}
+	}
+	return nil
 }
 
 func slotNames(tables ...*Table) map[string]bool {
@@ -309,15 +341,13 @@ func (c *routes) find(listen, host, path string) *route {
 	if r := longest(hosts[host], path); r != nil && host != "" {
 		return r
 	}
-	for rest := host; ; {
-		_, after, ok := strings.Cut(rest, ".")
-		if !ok {
-			break
+	for i := range len(host) {
+		if host[i] != '.' {
+			continue
 		}
-		if r := longest(hosts["*."+after], path); r != nil {
+		if r := longest(hosts[host[i:]], path); r != nil {
 			return r
 		}
-		rest = after
 	}
 	return longest(hosts[""], path)
 }
@@ -354,8 +384,10 @@ func (c *routes) ofHost(listen, host string) *route {
 
 // hostname is a Host header's name, without its port, as names are compared.
 func hostname(host string) string {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
+	if strings.IndexByte(host, ':') >= 0 {
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
 	}
 	return strings.TrimSuffix(strings.ToLower(host), ".")
 }
