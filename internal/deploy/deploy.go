@@ -174,7 +174,7 @@ func (d Deploy) load() (*spec.Spec, error) {
 		err = s.UseStrategy(d.Strategy)
 	}
 	if err == nil {
-		err = readRules(s)
+		err = readFiles(s)
 	}
 	return s, err
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/fairlead-dev/fairlead/internal/agent"
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
@@ -102,14 +103,30 @@ func readSecret(dir string, ref spec.Secret, getenv func(string) string) (string
 	return "", errors.New("this version reads env:// and file:// only")
 }
 
-// readRules checks the service's rule files and puts their texts in place of their names: a release has its own.
-func readRules(s *spec.Spec) error {
+// maxPage bounds the page that stands in for a service: it is in every routing table.
+const maxPage = 64 << 10
+
+// readFiles checks the service's rule files and its page, and puts their texts in place of their names: a release has its own.
+func readFiles(s *spec.Spec) error {
+	beside := func(name string) string {
+		if filepath.IsAbs(name) {
+			return name
+		}
+		return filepath.Join(s.Dir, name)
+	}
+	if name := s.Route.Unavailable; name != "" {
+		b, err := os.ReadFile(beside(name))
+		switch {
+		case err != nil:
+			return fail.New(fail.Usage, "route.unavailable", "%w", err).Hinted("name an HTML file beside fairlead.yaml")
+		case len(b) > maxPage || len(b) == 0 || !utf8.Valid(b):
+			return fail.New(fail.Usage, "route.unavailable", "%s has %d bytes: a page in UTF-8 of at most %d is wanted", name, len(b), maxPage).Hinted("put styles into it, and images elsewhere")
+		}
+		s.Route.Unavailable = string(b)
+	}
 	var texts []string
 	for _, name := range s.Alerts.Rules {
-		if !filepath.IsAbs(name) {
-			name = filepath.Join(s.Dir, name)
-		}
-		_, b, err := metrics.LoadRules(name)
+		_, b, err := metrics.LoadRules(beside(name))
 		if err != nil {
 			return err
 		}

@@ -30,6 +30,10 @@ func (c Change) apply(h http.Header) {
 	}
 }
 
+// hops are headers that belong to the connection and not to the message (RFC 9110, section 7.6.1). Content-Length is among
+// them: the edge writes its own.
+var hops = []string{"te", "trailer", "upgrade", "connection", "keep-alive", "content-length", "proxy-connection", "transfer-encoding", "proxy-authenticate", "proxy-authorization"}
+
 // peer is who is at the other end of a connection; the zero address where that cannot be told.
 func peer(r *http.Request) netip.Addr {
 	a, err := netip.ParseAddrPort(r.RemoteAddr)

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"maps"
 	"math"
 	"net/http"
 	"net/netip"
@@ -23,6 +24,7 @@ type Guard struct {
 	Rates       []Rate         `json:"rates,omitempty"`
 	Body        int64          `json:"body,omitempty"`  // the longest that a request may have, in bytes; 0 for any
 	Allow       []netip.Prefix `json:"allow,omitempty"` // whose requests are answered; everybody when empty
+	Auth        *Auth          `json:"auth,omitempty"`  // who must say who they are; nil for nobody
 }
 
 func (g *Guard) check(route string) error {
@@ -43,7 +45,7 @@ func (g *Guard) check(route string) error {
 			return err
 		}
 	}
-	return nil
+	return g.Auth.check(route)
 }
 
 // memory is what this process remembers of a route; it outlives table changes. Where one edge replaces another, each
@@ -108,10 +110,18 @@ type refusal struct {
 	why    string // in a word, for the access log
 	text   string
 	wait   time.Duration // after which it may be tried again; 0 when that would not help
+	header http.Header   // of the answer, besides
+	body   []byte        // and in place of text, where it is not nil
 }
 
 // answer sends the refusal; Retry-After is in whole seconds (RFC 9110, section 10.2.3).
 func (f *refusal) answer(w http.ResponseWriter) {
+	maps.Copy(w.Header(), f.header)
+	if f.body != nil {
+		w.WriteHeader(f.status)
+		w.Write(f.body)
+		return
+	}
 	if f.wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(f.wait.Seconds()))))
 	}
@@ -121,6 +131,10 @@ func (f *refusal) answer(w http.ResponseWriter) {
 // guarded serves a request of a route that has protections.
 func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.Request) {
 	if f := p.admit(ex, asked{ex.route.client(r), r.Header, r.ContentLength}); f != nil {
+		ex.refuse(f, w, r)
+		return
+	}
+	if f := p.authorized(r.Context(), ex, r); f != nil {
 		ex.refuse(f, w, r)
 		return
 	}

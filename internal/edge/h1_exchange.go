@@ -25,8 +25,8 @@ func (c *clientConn) exchange() (keep bool, err error) {
 	p := c.s.proxy
 	c.until = time.Time{}
 	host := c.value("host")
-	rt := p.current().find(c.listen, host, c.path)
-	if rt == nil || rt.TLS != nil || strings.HasPrefix(c.path, "/.well-known/acme-challenge/") {
+	rt := p.current().find(c.listen, host, c.path, &c.head)
+	if rt == nil || rt.TLS != nil || len(rt.Moved) > 0 || strings.HasPrefix(c.path, "/.well-known/acme-challenge/") {
 		r, err := c.request()
 		if err != nil {
 			return false, errHandOver
@@ -389,7 +389,7 @@ func (a *reply) refuse(f *refusal, err error) error {
 		a.ex.refused, a.ex.why = true, f.why
 		f.answer(w)
 	} else {
-		p.fail(w, a.ex, err, c.head.first, c.path)
+		p.fail(w, a.ex, err, failing{c.head.first, c.path, c.head.Get("Accept")})
 	}
 	a.status, a.sent = w.status, int64(w.body.Len())
 	keep, err := c.say(w)

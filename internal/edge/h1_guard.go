@@ -18,6 +18,11 @@ func (a *reply) guarded(g *Guard, start time.Time) error {
 	if f := p.admit(ex, who); f != nil {
 		return a.refuse(f, nil)
 	}
+	if g.Auth != nil {
+		if f := p.authorized(waiting{c}, ex, ex.in); f != nil {
+			return a.refuse(f, nil)
+		}
+	}
 	if g.Request > 0 {
 		c.until = start.Add(g.Request)
 	}

@@ -161,10 +161,6 @@ func (f *messageFrame) connection(list string) {
 	}
 }
 
-// hops are headers that belong to the connection and not to the message (RFC 9110, section 7.6.1). Content-Length is among
-// them: the edge writes its own.
-var hops = []string{"te", "trailer", "upgrade", "connection", "keep-alive", "content-length", "proxy-connection", "transfer-encoding", "proxy-authenticate", "proxy-authorization"}
-
 // hop reports whether a header is one of [hops], or was named by Connection.
 func (f *messageFrame) hop(name string) bool {
 	is := func(h string) bool { return same(h, name) }
@@ -179,6 +175,16 @@ func (h *head) Get(name string) string {
 		}
 	}
 	return ""
+}
+
+// has implements [asks] for what the edge read itself.
+func (h *head) has(method string, x Header) bool {
+	if method != "" && method != h.first {
+		return false
+	}
+	return x.Name == "" || slices.ContainsFunc(h.fields, func(f field) bool {
+		return same(f.name, x.Name) && !same(f.name, "host") && (x.Value == "" || f.value == x.Value)
+	})
 }
 
 // errHeadSize says that a head does not fit in the buffer that it is read through.

@@ -21,6 +21,8 @@ const (
 	avoidFor = time.Second
 	// retries bounds how often a request that may safely be sent again is.
 	retries = 2
+	// maxHeader bounds the head of a request, in bytes.
+	maxHeader = 64 << 10
 )
 
 // proxy sends requests on. It is one generation's data path.
@@ -35,8 +37,10 @@ type proxy struct {
 	rp      *httputil.ReverseProxy
 	h1, h2c http.RoundTripper
 
-	memories memories
-	access   *accessLog
+	memories  memories
+	passwords *passwords
+	asker     http.RoundTripper // of who lets clients in
+	access    *accessLog
 }
 
 // exchange is one request on its way.
@@ -70,7 +74,7 @@ type exchange struct {
 type exchangeKey struct{}
 
 func newProxy(st *Stats, log *slog.Logger, access AccessLog) *proxy {
-	p := &proxy{log: log, stats: st, access: newAccessLog(access, log), hold: holdFor, shadows: make(chan struct{}, maxShadows)}
+	p := &proxy{log: log, stats: st, access: newAccessLog(access, log), hold: holdFor, shadows: make(chan struct{}, maxShadows), passwords: newPasswords(), asker: newAsker()}
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext(ctx, network, addr)
 		if err != nil {
@@ -145,7 +149,7 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no host looks like this", http.StatusBadRequest)
 		return
 	}
-	rt := p.current().find(listen, r.Host, r.URL.Path)
+	rt := p.current().find(listen, r.Host, r.URL.Path, read{r})
 	if p.aside(listen, rt, w, r) {
 		return
 	}
@@ -244,11 +248,14 @@ func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	if outOfTime(r.Context()) {
 		err = errRequestTime
 	}
-	p.fail(w, ex, err, r.Method, r.URL.Path)
+	p.fail(w, ex, err, failing{r.Method, r.URL.Path, r.Header.Get("Accept")})
 }
 
+// failing is a request that no instance answered.
+type failing struct{ method, path, accept string }
+
 // fail says why no instance answered.
-func (p *proxy) fail(w http.ResponseWriter, ex *exchange, err error, method, path string) {
+func (p *proxy) fail(w http.ResponseWriter, ex *exchange, err error, q failing) {
 	code, text, why := http.StatusBadGateway, "the service broke the connection off", "no_answer"
 	switch {
 	case errors.Is(err, errRequestTime):
@@ -267,9 +274,11 @@ func (p *proxy) fail(w http.ResponseWriter, ex *exchange, err error, method, pat
 		ex.why = why
 	}
 	if ex != nil && ex.end != nil {
-		p.log.Warn("no answer", "service", ex.route.key, "instance", ex.end.addr, "method", method, "path", path, "error", err)
+		p.log.Warn("no answer", "service", ex.route.key, "instance", ex.end.addr, "method", q.method, "path", q.path, "error", err)
 	}
-	http.Error(w, text, code)
+	if ex == nil || !ex.route.page(w, q.accept, code) {
+		http.Error(w, text, code)
+	}
 }
 
 var (

@@ -25,7 +25,6 @@ const (
 	// idleTimeout is how long a client's idle connection is kept, and so how long an edge that was replaced lives on for
 	// clients that say nothing.
 	idleTimeout = 2 * time.Minute
-	maxHeader   = 64 << 10
 )
 
 // Server is one generation of the edge.

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,11 +29,13 @@ type Table struct {
 type Route struct {
 	Service     string         `json:"service"`
 	Environment string         `json:"environment"`
-	Listen      string         `json:"listen"`           // host:port
-	Mode        string         `json:"mode,omitempty"`   // "kernel" or "adaptive": the machine has the kernel place connections, and the edge serves those that are left to it
-	Direct      bool           `json:"direct,omitempty"` // the kernel does: who is still here is asked to come again, to an instance
-	Hosts       []string       `json:"hosts,omitempty"`  // lower case; "*.example.com" for all below; empty for all
-	Paths       []string       `json:"paths,omitempty"`  // only what lies below one of them, as "/api"; none for all
+	Listen      string         `json:"listen"`            // host:port
+	Mode        string         `json:"mode,omitempty"`    // "kernel" or "adaptive": the machine has the kernel place connections, and the edge serves those that are left to it
+	Direct      bool           `json:"direct,omitempty"`  // the kernel does: who is still here is asked to come again, to an instance
+	Hosts       []string       `json:"hosts,omitempty"`   // lower case; "*.example.com" for all below; empty for all
+	Methods     []string       `json:"methods,omitempty"` // only these; none for all
+	Match       Header         `json:"match,omitzero"`    // only requests with it
+	Paths       []string       `json:"paths,omitempty"`   // only what lies below one of them, as "/api"; none for all
 	Backends    []Backend      `json:"backends"`
 	Sticky      string         `json:"sticky,omitempty"`     // how a client keeps its release: client, cookie:NAME or header:NAME
 	TLS         *TLS           `json:"tls,omitempty"`        // nil: plain HTTP
@@ -47,6 +48,8 @@ type Route struct {
 	Mirror      int            `json:"mirror,omitempty"`     // percent of the safe requests that a release without a share gets a copy of
 	Stopped     bool           `json:"stopped,omitempty"`    // answer at once that there is nobody, rather than wait
 	Guard       *Guard         `json:"guard,omitempty"`      // protections; nil for none
+	Moved       []Redirection  `json:"moved,omitempty"`      // what is elsewhere; the first that fits counts
+	Page        string         `json:"page,omitempty"`       // HTML for a person to whom no instance can answer
 	Access      *Access        `json:"access,omitempty"`     // which requests are written down; nil for none
 }
 
@@ -85,7 +88,10 @@ func (t *Table) Find(service, env string) *Route {
 
 // Check reports the first thing in t that no edge could serve.
 func (t *Table) Check() error {
-	type place struct{ addr, host, path string }
+	type place struct {
+		addr, host, path, method string
+		header                   Header
+	}
 	taken, keys := map[place]string{}, map[string]bool{}
 	for i, r := range t.Routes {
 		breathe(i)
@@ -98,6 +104,11 @@ func (t *Table) Check() error {
 		if err := cmp.Or(r.Guard.check(name), r.Access.check(name)); err != nil {
 			return err
 		}
+		for _, m := range r.Moved {
+			if err := m.check(name); err != nil {
+				return err
+			}
+		}
 		if _, _, err := net.SplitHostPort(r.Listen); err != nil {
 			return fail.New(fail.Usage, "routing table", "%s: listen %q: %w", r.Key(), r.Listen, err)
 		}
@@ -108,12 +119,14 @@ func (t *Table) Check() error {
 		for _, addr := range r.addresses() {
 			for _, h := range hostsOf(r) {
 				for _, p := range pathsOf(r) {
-					at := place{addr, h, p}
-					if other, ok := taken[at]; ok {
-						return fail.New(fail.Usage, "routing table", "%s on %s already goes to %s", cmp.Or(h+strings.TrimSuffix(p, "/"), "everything"), addr, other).
-							Hinted("give %s its own route.listen, route.hosts or route.paths", r.Service)
+					for _, m := range methodsOf(r) {
+						at := place{addr, h, p, m, r.Match}
+						if other, ok := taken[at]; ok {
+							return fail.New(fail.Usage, "routing table", "%s on %s already goes to %s", strings.TrimSpace(m+" "+cmp.Or(h+strings.TrimSuffix(p, "/"), "everything")), addr, other).
+								Hinted("give %s its own route.listen, route.hosts, route.paths, route.methods or route.header", r.Service)
+						}
+						taken[at] = name
 					}
-					taken[at] = name
 				}
 			}
 		}
@@ -157,42 +170,12 @@ func (t *Table) beside(r Route) *Route {
 	return nil
 }
 
-// hostsOf returns the hosts a route answers to, "" standing for all others.
-func hostsOf(r Route) []string {
-	hosts := r.Hosts
-	if len(hosts) == 0 {
-		hosts = []string{""}
-	}
-	if h := r.Preview.Host; h != "" && !slices.Contains(hosts, h) {
-		hosts = append(slices.Clone(hosts), h)
-	}
-	return hosts
-}
-
-// pathsOf returns the paths a route answers to, each with a slash at its end.
-func pathsOf(r Route) []string {
-	out := []string{}
-	for _, p := range r.Paths {
-		out = append(out, strings.TrimSuffix(p, "/")+"/")
-	}
-	if len(out) == 0 {
-		out = append(out, "/")
-	}
-	return out
-}
-
 // routes is a table made ready for requests: by listen address, then by host, then the longest path first.
 type routes struct {
 	generation uint64
-	byListen   map[string]map[string][]below // "*.example.com" stands there as ".example.com"
+	byListen   map[string]map[string][]claim // "*.example.com" stands there as ".example.com"
 	byKey      map[string]*route
 	introduced map[string][]netip.Prefix // by listen address: whose connections begin with the PROXY protocol
-}
-
-// below is a route's claim to what lies below a path.
-type below struct {
-	path string // with a slash at its end
-	*route
 }
 
 // route is one [Route] with its counters.
@@ -230,7 +213,7 @@ type endpoint struct {
 // The counters of last, the table still in force, are kept: its requests count into them until the swap and after.
 // So are the endpoints of before, its compiled form, that are there as they were: to find their counters anew is most of the work.
 func compile(t, last *Table, before *routes, st *Stats, states map[string]*endpointState) (*routes, error) {
-	c := &routes{generation: t.Generation, byListen: map[string]map[string][]below{}, byKey: map[string]*route{}, introduced: map[string][]netip.Prefix{}}
+	c := &routes{generation: t.Generation, byListen: map[string]map[string][]claim{}, byKey: map[string]*route{}, introduced: map[string][]netip.Prefix{}}
 	if err := st.recycle(func() map[string]bool { return slotNames(t, last) }); err != nil {
 		return nil, err
 	}
@@ -245,7 +228,8 @@ func compile(t, last *Table, before *routes, st *Stats, states map[string]*endpo
 			}
 		}
 		change := r.Headers.Request
-		cr.changes = r.Strip || len(r.Trusted) > 0 || len(change.Set) > 0 || len(change.Remove) > 0
+		auth := r.Guard != nil && r.Guard.Auth != nil
+		cr.changes = auth || r.Strip || len(r.Trusted) > 0 || len(change.Set) > 0 || len(change.Remove) > 0
 		cr.changesAnswer = len(r.Headers.Response.Set) > 0 || len(r.Headers.Response.Remove) > 0
 		cr.looks = cr.changes || r.Preview != Preview{} || r.Mirror > 0 || r.Sticky != "" && r.Sticky != "client"
 		for _, b := range r.Backends {
@@ -270,7 +254,7 @@ func compile(t, last *Table, before *routes, st *Stats, states map[string]*endpo
 		c.byKey[cr.key] = cr
 		for _, addr := range r.addresses() {
 			if c.byListen[addr] == nil {
-				c.byListen[addr] = map[string][]below{}
+				c.byListen[addr] = map[string][]claim{}
 			}
 			if r.Introduced {
 				c.introduced[addr] = append(c.introduced[addr], r.Trusted...)
@@ -278,14 +262,14 @@ func compile(t, last *Table, before *routes, st *Stats, states map[string]*endpo
 			for _, h := range hostsOf(r) {
 				for _, p := range pathsOf(r) {
 					h = strings.TrimPrefix(h, "*")
-					c.byListen[addr][h] = append(c.byListen[addr][h], below{p, cr})
+					c.byListen[addr][h] = append(c.byListen[addr][h], claim{p, r.Methods, r.Match, cr})
 				}
 			}
 		}
 	}
 	for _, hosts := range c.byListen {
 		for _, all := range hosts {
-			slices.SortFunc(all, func(a, b below) int { return len(b.path) - len(a.path) })
+			slices.SortStableFunc(all, narrower)
 		}
 	}
 	forget(states, last.Generation)
@@ -328,68 +312,6 @@ func slotNames(tables ...*Table) map[string]bool {
 		}
 	}
 	return names
-}
-
-// find picks the route for a request's host and path: the exact name, then the nearest wildcard, then the one for all; of these
-// the one with the longest path.
-func (c *routes) find(listen, host, path string) *route {
-	hosts := c.byListen[listen]
-	if hosts == nil {
-		return nil
-	}
-	host = hostname(host)
-	if r := longest(hosts[host], path); r != nil && host != "" {
-		return r
-	}
-	for i := range len(host) {
-		if host[i] != '.' {
-			continue
-		}
-		if r := longest(hosts[host[i:]], path); r != nil {
-			return r
-		}
-	}
-	return longest(hosts[""], path)
-}
-
-// longest returns the first claim that a path lies below. What it lies below is what it means, not how it is written:
-// "/api/../admin" is below "/admin", as the instance will read it.
-func longest(all []below, where string) *route {
-	if len(all) == 1 && all[0].path == "/" {
-		return all[0].route
-	}
-	if strings.Contains(where, "//") || strings.Contains(where, "/.") {
-		where = path.Clean("/" + where)
-	}
-	for _, b := range all {
-		if strings.HasPrefix(where, b.path) || len(where) == len(b.path)-1 && strings.HasPrefix(b.path, where) || b.path == "/" {
-			return b.route
-		}
-	}
-	return nil
-}
-
-// ofHost returns a route for a host, whatever its path: they have their handshakes in common.
-func (c *routes) ofHost(listen, host string) *route {
-	if r := c.find(listen, host, "/"); r != nil {
-		return r
-	}
-	for _, h := range []string{hostname(host), ""} {
-		if all := c.byListen[listen][h]; len(all) > 0 {
-			return all[0].route
-		}
-	}
-	return nil
-}
-
-// hostname is a Host header's name, without its port, as names are compared.
-func hostname(host string) string {
-	if strings.IndexByte(host, ':') >= 0 {
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			host = h
-		}
-	}
-	return strings.TrimSuffix(strings.ToLower(host), ".")
 }
 
 // previews reports whether a request asks for the newest release.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/fairlead-dev/fairlead/internal/certs"
 	"github.com/fairlead-dev/fairlead/internal/fail"
@@ -150,13 +151,18 @@ func (rt *route) redirect(w http.ResponseWriter, r *http.Request) {
 func (p *proxy) aside(listen string, rt *route, w http.ResponseWriter, r *http.Request) bool {
 	switch {
 	case rt == nil:
+		if methods := p.current().allowed(listen, r); len(methods) > 0 {
+			w.Header().Set("Allow", strings.Join(methods, ", "))
+			http.Error(w, "nobody answers to this method here", http.StatusMethodNotAllowed)
+			return true
+		}
 		http.Error(w, "no service answers to this host here", http.StatusNotFound)
 	case rt.TLS != nil && r.TLS == nil:
 		rt.redirect(w, r)
 	case p.strangers(listen, rt, r):
 		http.Error(w, "this connection is for another host", http.StatusMisdirectedRequest)
 	default:
-		return false
+		return rt.moved(w, r)
 	}
 	return true
 }

@@ -61,6 +61,8 @@ func (d *decoder) defaults(s *Spec) {
 	def(d, "route.mode", &s.Route.Mode, "proxy")
 	d.guardDefaults(&s.Route)
 	d.accessDefaults(&s.Route.AccessLog)
+	d.authDefaults(&s.Route.Auth)
+	d.redirectDefaults(s.Route.Redirects)
 	def(d, "release.strategy", &s.Release.Strategy, defaultStrategy)
 	watch := defaultWatch
 	if s.Release.Strategy == "canary" {
@@ -315,8 +317,10 @@ func (d *decoder) checkRoute(s *Spec) error {
 	if err := d.checkGuard(r); err != nil {
 		return err
 	}
-	if err := d.checkAccess(r.AccessLog); err != nil {
-		return err
+	for _, err := range []error{d.checkAccess(r.AccessLog), d.checkAuth(r.Auth), d.checkRedirects(r.Redirects)} {
+		if err != nil {
+			return err
+		}
 	}
 	return d.checkMode(s)
 }

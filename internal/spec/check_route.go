@@ -17,6 +17,20 @@ func (d *decoder) checkForward(r Route) error {
 			return d.at(fmt.Sprintf("route.paths[%d]", i), "%q is not a path: write /api", p)
 		}
 	}
+	for i, m := range r.Methods {
+		if m == "CONNECT" || m != strings.ToUpper(m) || !headerForm.MatchString(m) || strings.Contains(m, ":") {
+			return d.at(fmt.Sprintf("route.methods[%d]", i), "%q is not a method that a service can answer: write [GET, HEAD]", m)
+		}
+		if slices.Contains(r.Methods[:i], m) {
+			return d.at(fmt.Sprintf("route.methods[%d]", i), "%s is there twice", m)
+		}
+	}
+	if name, _ := HeaderMatch(r.Header); strings.EqualFold(name, "Host") {
+		return d.at("route.header", "the host is no header here").Hinted("write hosts: [shop.example.com]")
+	}
+	if h := r.Header; h != "" && !headerForm.MatchString(h) {
+		return d.at("route.header", "%q is not a header: write X-Tenant, or \"X-Tenant: blue\"", h)
+	}
 	if r.Strip && len(r.Paths) == 0 {
 		return d.at("route.strip", "there is nothing to take off without route.paths")
 	}

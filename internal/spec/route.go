@@ -13,6 +13,8 @@ type Route struct {
 	Clients     string      `json:"clients,omitempty" jsonschema:"a PEM file on the machine: only clients with a certificate of these authorities get in"`
 	TLSMin      string      `json:"tls_min,omitempty" jsonschema:"the least version of TLS, 1.2 or 1.3; default 1.2"`
 
+	Methods []string `json:"methods,omitempty" jsonschema:"only requests with one of these methods, as [GET, HEAD]: another service may have the others"`
+	Header  string   `json:"header,omitempty" jsonschema:"only requests with this header, as X-Tenant or X-Tenant: blue: another service may have the others"`
 	Paths   []string `json:"paths,omitempty" jsonschema:"only what lies below one of these, as [/api]: several services on one host; the longest path wins"`
 	Strip   bool     `json:"strip,omitempty" jsonschema:"instances do not see the part of the path that paths names; it is in X-Forwarded-Prefix"`
 	Headers Headers  `json:"headers,omitzero" jsonschema:"what is changed in requests and answers"`
@@ -26,6 +28,10 @@ type Route struct {
 	Rate        []RateLimit `json:"rate,omitempty" jsonschema:"how many requests a time somebody may make; all of them hold"`
 	Body        Bytes       `json:"body,omitzero" jsonschema:"the longest body that a request may have, as 10MiB; default: no bound"`
 	Allow       []string    `json:"allow,omitempty" jsonschema:"addresses and networks whose requests are answered, as 10.0.0.0/8; default: everybody's"`
+
+	Auth        Auth       `json:"auth,omitzero" jsonschema:"who must say who they are before a request is answered; default: nobody"`
+	Redirects   []Redirect `json:"redirects,omitempty" jsonschema:"what is elsewhere now; the first that fits counts"`
+	Unavailable string     `json:"unavailable,omitempty" jsonschema:"an HTML file beside fairlead.yaml that browsers see while no instance can answer, as after fairlead stop; default: a line of text"`
 
 	AccessLog AccessLog `json:"access_log,omitzero" jsonschema:"a line for each request, or for a sample of them; default: none"`
 

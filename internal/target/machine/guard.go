@@ -22,6 +22,9 @@ func guardOf(r spec.Route) *edge.Guard {
 		}
 	}
 	g.Allow = networks(r.Allow)
+	if a := r.Auth; a.On() {
+		g.Auth = &edge.Auth{Users: a.Users, Ask: a.Ask, Headers: a.Headers, Timeout: a.Timeout.D()}
+	}
 	if reflect.ValueOf(g).IsZero() {
 		return nil
 	}

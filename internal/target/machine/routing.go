@@ -27,10 +27,10 @@ func routingOf(s *spec.Spec) routing {
 		return edge.Header{Name: name, Value: value}
 	}
 	r := routing{Route: edge.Route{
-		Hosts: s.Route.Hosts, Paths: s.Route.Paths, Strip: s.Route.Strip, Trusted: networks(s.Route.Trusted), Introduced: s.Route.Proxied,
+		Hosts: s.Route.Hosts, Methods: s.Route.Methods, Match: header(s.Route.Header), Paths: s.Route.Paths, Strip: s.Route.Strip, Trusted: networks(s.Route.Trusted), Introduced: s.Route.Proxied,
 		Headers: edge.Headers{Request: edge.Change(s.Route.Headers.Request), Response: edge.Change(s.Route.Headers.Response)},
 		Sticky:  s.Release.Sticky, Preview: edge.Preview{Host: s.Route.Preview.Host, Header: header(s.Route.Preview.Header)},
-		Guard: guardOf(s.Route),
+		Guard: guardOf(s.Route), Page: s.Route.Unavailable,
 	}}
 	if s.Route.Mode != modeProxy {
 		r.Mode = s.Route.Mode
@@ -45,6 +45,9 @@ func routingOf(s *spec.Spec) routing {
 	}
 	if a := s.Route.AccessLog; a.On() {
 		r.Access = &edge.Access{Sample: a.Sample.Float(), Slow: a.Slow.D(), Query: a.Query, Headers: a.Headers, Size: int64(a.Size), Age: a.Age.D()}
+	}
+	for _, m := range s.Route.Redirects {
+		r.Moved = append(r.Moved, edge.Redirection(m))
 	}
 	for _, f := range s.Route.Faults {
 		r.Faults = append(r.Faults, edge.Fault{Share: f.Share.Float(), Header: header(f.Header), Delay: f.Delay.D(), Abort: f.Abort})
