@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
+	"github.com/fairlead-dev/fairlead/internal/spec"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
 )
 
@@ -59,7 +60,7 @@ func writeStatus(w io.Writer, st api.Status, s styles) {
 			state = s.bad("no instance ready")
 		}
 		traffic := fmt.Sprintf("%.1f req/s  p95 %s", svc.RPS, short(svc.P95))
-		if svc.Mode == "kernel" && svc.Rollout == nil {
+		if svc.Mode == spec.ModeKernel && svc.Rollout == nil {
 			traffic = "by the kernel" // which counts no requests while nobody needs to know
 		}
 		fmt.Fprintf(w, "%s  %s  release %d %s  %s  %s\n", s.bold(title(svc)), state, svc.Current, svc.Version, svc.URL, traffic)

@@ -26,7 +26,7 @@ func judgeSupport(s *spec.Spec, platform string) []Finding {
 	if s.Target.Kubernetes != nil {
 		no("target.kubernetes", "remove target.kubernetes: the service then runs on this machine")
 	}
-	if m := s.Route.Mode; (m == "kernel" || m == "adaptive") && !strings.HasPrefix(platform, "linux/") {
+	if m := s.Route.Mode; (m == spec.ModeKernel || m == spec.ModeAdaptive) && !strings.HasPrefix(platform, "linux/") {
 		out = append(out, Finding{ID: IDUnsupported, Severity: Warning, Found: "route.mode: " + m + " needs Linux; here connections go through the proxy", Fix: "set route.mode: proxy for this environment"})
 	}
 	if s.Run.Port != 0 && !strings.HasPrefix(platform, "linux/") {

@@ -58,7 +58,7 @@ func (d *decoder) defaults(s *Spec) {
 	d.probe("run.probes.ready", r.Probes.Ready, 2*time.Second, time.Second)
 	d.probe("run.probes.live", r.Probes.Live, 10*time.Second, 5*time.Second)
 	def(d, "route.tls", &s.Route.TLS, "off")
-	def(d, "route.mode", &s.Route.Mode, "proxy")
+	def(d, "route.mode", &s.Route.Mode, ModeProxy)
 	d.guardDefaults(&s.Route)
 	d.accessDefaults(&s.Route.AccessLog)
 	d.authDefaults(&s.Route.Auth)

@@ -2,10 +2,17 @@ package spec
 
 import "slices"
 
+// The values of route.mode.
+const (
+	ModeProxy    = "proxy"
+	ModeKernel   = "kernel"
+	ModeAdaptive = "adaptive"
+)
+
 // checkMode refuses what needs somebody who reads requests, where the kernel hands over connections that nobody reads.
 func (d *decoder) checkMode(s *Spec) error {
 	r := s.Route
-	if err := d.oneOf("route.mode", r.Mode, "proxy", "kernel", "adaptive"); err != nil || r.Mode == "proxy" {
+	if err := d.oneOf("route.mode", r.Mode, ModeProxy, ModeKernel, ModeAdaptive); err != nil || r.Mode == ModeProxy {
 		return err
 	}
 	type setting struct {
@@ -21,7 +28,7 @@ func (d *decoder) checkMode(s *Spec) error {
 		{"route.allow", len(r.Allow) > 0}, {"route.faults", len(r.Faults) > 0}, {"route.access_log", r.AccessLog.On()},
 		{"route.auth", r.Auth.On()}, {"route.redirects", len(r.Redirects) > 0}, {"route.unavailable", r.Unavailable != ""},
 	}
-	if r.Mode == "kernel" { // in the adaptive mode a rollout goes through the proxy
+	if r.Mode == ModeKernel { // in the adaptive mode a rollout goes through the proxy
 		needs = append(needs, setting{"route.preview", r.Preview != Preview{}}, setting{"release.mirror", s.Release.Mirror.For > 0},
 			setting{"release.sticky", s.Release.Sticky != "" && s.Release.Sticky != "client"})
 	}

@@ -30,7 +30,7 @@ func Schema() ([]byte, error) {
 	s.Properties["service"].Pattern, s.Properties["service"].MaxLength = nameForm.String(), jsonschema.Ptr(maxNameLength)
 	plain(s)
 	for path, allowed := range map[[2]string][]any{
-		{"route", "tls"}: {"off", "auto"}, {"route", "mode"}: {"proxy", "kernel", "adaptive"},
+		{"route", "tls"}: {"off", "auto"}, {"route", "mode"}: {ModeProxy, ModeKernel, ModeAdaptive},
 		{"release", "strategy"}: {"recreate", "rolling", "blue-green", "canary"},
 	} {
 		s.Properties[path[0]].Properties[path[1]].Enum = allowed

@@ -91,7 +91,7 @@ func (m *Machine) push(ctx context.Context, f func(*edge.Table)) error {
 	}
 	for i := range next.Routes {
 		r := &next.Routes[i]
-		r.Direct = m.steering.ways[r.Key()].Mode == modeKernel
+		r.Direct = m.direct(*r)
 		for b := range r.Backends {
 			r.Backends[b].Endpoints = m.endpoints(r.Service, r.Environment, r.Backends[b].Release)
 		}

@@ -32,7 +32,7 @@ func routingOf(s *spec.Spec) routing {
 		Sticky:  s.Release.Sticky, Preview: edge.Preview{Host: s.Route.Preview.Host, Header: header(s.Route.Preview.Header)},
 		Guard: guardOf(s.Route), Page: s.Route.Unavailable,
 	}}
-	if s.Route.Mode != modeProxy {
+	if s.Route.Mode != spec.ModeProxy {
 		r.Mode = s.Route.Mode
 	}
 	if x := s.Route; x.TLS != "off" && x.TLS != "" {

@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/keeper"
 	"github.com/fairlead-dev/fairlead/internal/proc"
+	"github.com/fairlead-dev/fairlead/internal/spec"
 	"github.com/fairlead-dev/fairlead/internal/steer"
 	"github.com/fairlead-dev/fairlead/internal/supervise"
 	"github.com/fairlead-dev/fairlead/internal/wait"
@@ -39,13 +40,6 @@ type Way struct {
 	Why   string // it is the proxy, where the kernel was asked for
 	Lacks bool   // Why is something that is missing, and not only how things are now
 }
-
-// The values of route.mode, beside the usual one.
-const (
-	modeProxy    = "proxy"
-	modeKernel   = "kernel"
-	modeAdaptive = "adaptive"
-)
 
 // steer puts into the kernel what the table in force says. m.mu is held.
 func (m *Machine) steer() {
@@ -73,8 +67,8 @@ func (m *Machine) steer() {
 		if s.lacks != nil {
 			way = Way{Why: s.lacks.Error(), Lacks: true}
 		}
-		if way.Mode = modeKernel; way.Why != "" {
-			way.Mode = modeProxy
+		if way.Mode = spec.ModeKernel; way.Why != "" {
+			way.Mode = spec.ModeProxy
 		}
 		ways[r.Key()] = way
 		if svc.Listen.IsValid() && s.lacks == nil {
@@ -83,7 +77,7 @@ func (m *Machine) steer() {
 	}
 	if s.kernel != nil {
 		for at, err := range s.kernel.Set(services) {
-			ways[key[at]] = Way{Mode: modeProxy, Why: err.Error(), Lacks: true}
+			ways[key[at]] = Way{Mode: spec.ModeProxy, Why: err.Error(), Lacks: true}
 		}
 	}
 	for k, w := range ways {
@@ -137,7 +131,7 @@ func (m *Machine) steered(r edge.Route) (svc steer.Service, way Way) {
 	switch {
 	case weighted == 0:
 		return steer.Service{}, Way{Why: "no instance is ready"}
-	case r.Mode == modeKernel:
+	case r.Mode == spec.ModeKernel:
 	case watched || weighted > 1:
 		way.Why = "a rollout is under way"
 		id, err := proc.Identify(keeper.PID(m.dirs, home.Edge))
@@ -166,6 +160,9 @@ func listenAddr(listen string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ip, uint16(n)), nil
 }
 
+// direct reports whether the kernel places a route's connections. m.mu is held.
+func (m *Machine) direct(r edge.Route) bool { return m.steering.ways[r.Key()].Mode == spec.ModeKernel }
+
 // Way says how a service's new connections reach its instances.
 func (m *Machine) Way(service, env string) Way {
 	m.mu.Lock()
@@ -173,7 +170,7 @@ func (m *Machine) Way(service, env string) Way {
 	if w, ok := m.steering.ways[edge.Route{Service: service, Environment: env}.Key()]; ok {
 		return w
 	}
-	return Way{Mode: modeProxy}
+	return Way{Mode: spec.ModeProxy}
 }
 
 // Watch begins to look at what a service's instances answer, request by request, as a rollout's gates need it; the edge sees
@@ -234,8 +231,11 @@ func (m *Machine) keepSteering(ctx context.Context) {
 	for wait.For(ctx, steerEvery) == nil {
 		m.mu.Lock()
 		if m.informed() {
-			if err := m.push(ctx, nil); err != nil {
-				m.log.Debug("steering", "error", err) // whoever follows the supervisor tries again, and says so
+			m.steer()
+			if slices.ContainsFunc(m.table.Routes, func(r edge.Route) bool { return r.Direct != m.direct(r) }) {
+				if err := m.push(ctx, nil); err != nil {
+					m.log.Debug("steering", "error", err) // whoever follows the supervisor tries again, and says so
+				}
 			}
 		}
 		var gone []steer.Socket // before counting: the end of a process is counted, too

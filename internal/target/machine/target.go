@@ -105,7 +105,7 @@ func (t *Target) Stage(ctx context.Context, r release.Release) error {
 		Service: t.service, Environment: t.env, Release: int(r.ID), Path: bin, Args: s.Run.Args, Env: s.Run.Env, Port: s.Run.Port, Dir: data,
 		Limits: s.Run.Limits, Probes: s.Run.Probes, StartupTimeout: s.Run.StartupTimeout, Stop: s.Run.Stop, Logs: s.Run.Logs,
 	}
-	if s.Route.Mode != "proxy" {
+	if s.Route.Mode != spec.ModeProxy {
 		p.Env = withoutMultipath(p.Env)
 	}
 	if f := s.Run.Faults; f != (spec.InstanceFaults{}) {
