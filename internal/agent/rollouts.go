@@ -180,7 +180,7 @@ func (a *Agent) intend(ctx context.Context, i intent) (intent, error) {
 	case kindDeploy:
 		q.Bake = i.spec.Release.Bake.D()
 		q.Verify = slices.ContainsFunc(i.spec.Release.Gates, spec.Gate.Before)
-		q.Preview, q.Mirror = i.spec.Route.Preview != (spec.Preview{}), i.spec.Release.Mirror.For.D()
+		q.Preview, q.Mirror = i.spec.Route.Preview.On(), i.spec.Release.Mirror.For.D()
 		q.Before, q.After = len(i.spec.Release.Hooks.Before) > 0, len(i.spec.Release.Hooks.After) > 0
 	case kindRollback, kindRestart:
 		q.Watch = min(q.Watch, movesWatch)

@@ -45,7 +45,7 @@ func (c *clientConn) exchange() (keep bool, err error) {
 		if ex.in, err = c.request(); err != nil {
 			return false, errHandOver
 		}
-		ex.point, ex.preview = point(rt, ex.in), rt.Preview.previews(ex.in)
+		ex.point, ex.preview = point(rt, ex.in), rt.previews(ex.in)
 	} else if rt.Sticky == "client" {
 		ex.point = pointOf(c.peerIP)
 	}

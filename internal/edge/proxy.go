@@ -157,7 +157,7 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 	}
 	start := time.Now()
-	ex := &exchange{route: rt, start: start, point: point(rt, r), preview: rt.Preview.previews(r)}
+	ex := &exchange{route: rt, start: start, point: point(rt, r), preview: rt.previews(r)}
 	cw := &countingWriter{ResponseWriter: w, ex: ex, r: r}
 	p.stats.arrive(rt.stats, start)
 	p.recall(rt).budget.tick(start, rt.stats)

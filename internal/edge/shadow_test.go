@@ -5,6 +5,7 @@ package edge
 import (
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -70,6 +71,22 @@ func TestPreviewShowsTheNewestRelease(t *testing.T) {
 			t.Errorf("%+v: %q answered", c, got)
 		}
 	}
+	r.Preview = Preview{Table: map[string][]string{"X-Country": {"NZ", "AU"}, "X-Plan": {"beta"}}}
+	g.set(table)
+	for values, want := range map[string]string{"NZ ": "new", "AU x": "new", "DE beta": "new", "DE x": "old", "nz ": "old", " ": "old"} {
+		country, plan, _ := strings.Cut(values, " ")
+		if _, got := g.ask(http.MethodGet, "shop.example.com", http.Header{"X-Country": {country}, "X-Plan": {plan}}); got != want {
+			t.Errorf("%s: %q answered", values, got)
+		}
+	}
+	for network, want := range map[string]string{"127.0.0.0/8": "new", "10.0.0.0/8": "old"} {
+		r.Preview = Preview{Clients: []netip.Prefix{netip.MustParsePrefix(network)}}
+		g.set(table)
+		if _, got := g.ask(http.MethodGet, "shop.example.com", nil); got != want {
+			t.Errorf("%s: %q answered", network, got)
+		}
+	}
+	r.Preview = Preview{Host: "next.example.com"}
 	r.Backends = r.Backends[:1] // nothing newer: the preview shows what there is
 	g.set(table)
 	if _, got := g.ask(http.MethodGet, "next.example.com", nil); got != "old" {

@@ -9,7 +9,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -51,12 +50,6 @@ type Route struct {
 	Moved       []Redirection  `json:"moved,omitempty"`      // what is elsewhere; the first that fits counts
 	Page        string         `json:"page,omitempty"`       // HTML for a person to whom no instance can answer
 	Access      *Access        `json:"access,omitempty"`     // which requests are written down; nil for none
-}
-
-// Preview says which requests go to the newest release that has instances.
-type Preview struct {
-	Host   string `json:"host,omitempty"` // lower case
-	Header Header `json:"header,omitzero"`
 }
 
 // Backend is one release's share of a route.
@@ -231,7 +224,7 @@ func compile(t, last *Table, before *routes, st *Stats, states map[string]*endpo
 		auth := r.Guard != nil && r.Guard.Auth != nil
 		cr.changes = auth || r.Strip || len(r.Trusted) > 0 || len(change.Set) > 0 || len(change.Remove) > 0
 		cr.changesAnswer = len(r.Headers.Response.Set) > 0 || len(r.Headers.Response.Remove) > 0
-		cr.looks = cr.changes || r.Preview != Preview{} || r.Mirror > 0 || r.Sticky != "" && r.Sticky != "client"
+		cr.looks = cr.changes || r.Preview.on() || r.Mirror > 0 || r.Sticky != "" && r.Sticky != "client"
 		for _, b := range r.Backends {
 			cr.looks = cr.looks || len(b.Faults) > 0
 			cb := &backend{release: b.Release, weight: b.Weight}
@@ -312,11 +305,6 @@ func slotNames(tables ...*Table) map[string]bool {
 		}
 	}
 	return names
-}
-
-// previews reports whether a request asks for the newest release.
-func (p Preview) previews(r *http.Request) bool {
-	return p.Host != "" && p.Host == hostname(r.Host) || p.Header.Name != "" && p.Header.in(r.Header)
 }
 
 type slotKey struct {

@@ -295,11 +295,8 @@ func (d *decoder) checkRoute(s *Spec) error {
 	if err := d.checkForward(r); err != nil {
 		return err
 	}
-	if h := r.Preview.Host; h != "" && !hostForm.MatchString(h) {
-		return d.at("route.preview.host", "%q is not a host name", h)
-	}
-	if h := r.Preview.Header; h != "" && !headerForm.MatchString(h) {
-		return d.at("route.preview.header", "%q is not a header: write X-Preview, or \"X-Preview: yes\"", h)
+	if err := d.checkPreview(r.Preview); err != nil {
+		return err
 	}
 	for i, f := range r.Faults {
 		path := fmt.Sprintf("route.faults[%d]", i)

@@ -29,7 +29,7 @@ func (d *decoder) checkMode(s *Spec) error {
 		{"route.auth", r.Auth.On()}, {"route.redirects", len(r.Redirects) > 0}, {"route.unavailable", r.Unavailable != ""},
 	}
 	if r.Mode == ModeKernel { // in the adaptive mode a rollout goes through the proxy
-		needs = append(needs, setting{"route.preview", r.Preview != Preview{}}, setting{"release.mirror", s.Release.Mirror.For > 0},
+		needs = append(needs, setting{"route.preview", r.Preview.On()}, setting{"release.mirror", s.Release.Mirror.For > 0},
 			setting{"release.sticky", s.Release.Sticky != "" && s.Release.Sticky != "client"})
 	}
 	if i := slices.IndexFunc(needs, func(n setting) bool { return n.set }); i >= 0 {

@@ -10,6 +10,31 @@ import (
 // hop are headers that belong to a connection and not to a message (RFC 9110, section 7.6.1), and those that frame it.
 var hop = []string{"Connection", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "Host"}
 
+// checkPreview holds who sees the newest release to what a request tells.
+func (d *decoder) checkPreview(p Preview) error {
+	if h := p.Host; h != "" && !hostForm.MatchString(h) {
+		return d.at("route.preview.host", "%q is not a host name", h)
+	}
+	if h := p.Header; h != "" && !headerForm.MatchString(h) {
+		return d.at("route.preview.header", "%q is not a header: write X-Preview, or \"X-Preview: yes\"", h)
+	}
+	for _, name := range sortedKeys(p.Table) {
+		at := "route.preview.table." + name
+		if !headerForm.MatchString(name) || strings.Contains(name, ":") || strings.EqualFold(name, "Host") {
+			return d.at(at, "%q is not the name of a header", name)
+		}
+		if len(p.Table[name]) == 0 {
+			return d.at(at, "no value of %s is listed", name).Hinted("write table: {%s: [NZ, AU]}", name)
+		}
+	}
+	for i, c := range p.Clients {
+		if _, err := ParseNetwork(c); err != nil {
+			return d.at(fmt.Sprintf("route.preview.clients[%d]", i), "%v", err)
+		}
+	}
+	return nil
+}
+
 // checkForward holds what route says of paths, headers and proxies in front to its form.
 func (d *decoder) checkForward(r Route) error {
 	for i, p := range r.Paths {

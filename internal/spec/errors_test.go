@@ -19,6 +19,10 @@ import (
 // Each case is a file behind "service: a", and the place, words and hint of its error.
 var refused = []struct{ yaml, place, text, hint string }{
 	{"route: {preview: {host: 'a b'}}", "2:25", `"a b" is not a host name`, ""},
+	{"route: {preview: {table: {'X Y': [a]}}}", "2:34", `"X Y" is not the name of a header`, ""},
+	{"route: {preview: {table: {X-Country: []}}}", "2:38", "no value of X-Country is listed", "[NZ, AU]"},
+	{"route: {preview: {clients: [10.0.0.1/8]}}", "2:29", "write 10.0.0.0/8", ""},
+	{"route: {mode: kernel, preview: {clients: [10.0.0.0/8]}}", "2:32", "done by who reads requests", ""},
 	{"route: {preview: {header: 'X Preview'}}", "2:27", `"X Preview" is not a header`, ""},
 	{"route: {faults: [{delay: 1s}]}", "2:18", "share: must be above zero", ""},
 	{"route: {faults: [{share: 5%}]}", "2:18", "neither delay nor abort", ""},

@@ -68,6 +68,14 @@ type ACME struct {
 type Preview struct {
 	Host   string `json:"host,omitempty" jsonschema:"a host name of its own, as next.shop.example.com"`
 	Header string `json:"header,omitempty" jsonschema:"requests with this header, as X-Preview or X-Preview: yes"`
+
+	Table   map[string][]string `json:"table,omitempty" jsonschema:"headers, and the values of each with which a request belongs to it, as {CF-IPCountry: [NZ, AU], X-Plan: [beta]}"`
+	Clients []string            `json:"clients,omitempty" jsonschema:"addresses and networks of clients, as [10.0.0.0/8]"`
+}
+
+// On reports whether anybody sees it.
+func (p Preview) On() bool {
+	return p.Host != "" || p.Header != "" || len(p.Table) > 0 || len(p.Clients) > 0
 }
 
 // Fault is something that goes wrong on purpose.

@@ -29,7 +29,7 @@ func routingOf(s *spec.Spec) routing {
 	r := routing{Route: edge.Route{
 		Hosts: s.Route.Hosts, Methods: s.Route.Methods, Match: header(s.Route.Header), Paths: s.Route.Paths, Strip: s.Route.Strip, Trusted: networks(s.Route.Trusted), Introduced: s.Route.Proxied,
 		Headers: edge.Headers{Request: edge.Change(s.Route.Headers.Request), Response: edge.Change(s.Route.Headers.Response)},
-		Sticky:  s.Release.Sticky, Preview: edge.Preview{Host: s.Route.Preview.Host, Header: header(s.Route.Preview.Header)},
+		Sticky:  s.Release.Sticky, Preview: edge.Preview{Host: s.Route.Preview.Host, Header: header(s.Route.Preview.Header), Table: s.Route.Preview.Table, Clients: networks(s.Route.Preview.Clients)},
 		Guard: guardOf(s.Route), Page: s.Route.Unavailable,
 	}}
 	if s.Route.Mode != spec.ModeProxy {
