@@ -122,7 +122,7 @@ func (p *proxy) record(ex *exchange, o outcome, t teller) {
 		return
 	}
 	failed := !o.refused && !o.aborted && (o.failed || o.status >= http.StatusInternalServerError)
-	slow := r.Slow > 0 && o.took > r.Slow && o.status != http.StatusSwitchingProtocols // how long a connection lasts is nobody's fault
+	slow := r.Slow > 0 && o.took > r.Slow && o.status != http.StatusSwitchingProtocols && ex.route.Stream == nil // how long a connection lasts is nobody's fault
 	weight := "1"
 	if !failed && !slow && !r.all {
 		if p.access.draw() >= r.below {
@@ -171,6 +171,9 @@ func (r *accessRules) append(b []byte, ex *exchange, o outcome, e ending, t tell
 	}
 	if q.client.IsValid() {
 		b = append(q.client.AppendTo(append(b, `,"client.address":"`...)), '"')
+	}
+	if l, ok := t.(liner); ok {
+		return l.line(b, ex, o)
 	}
 	b = jsonl.AppendMember(b, `,"http.request.method":`, cutText(q.method))
 	b = r.appendURL(b, q)

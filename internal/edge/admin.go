@@ -77,7 +77,7 @@ type collector struct{ st *Stats }
 
 var (
 	labels       = []string{"service", "environment", "release", "instance"}
-	descRequests = prometheus.NewDesc("fairlead_edge_requests_total", "Requests that ended, by class of their status; 0xx got no answer.", append(labels, "class"), nil)
+	descRequests = prometheus.NewDesc("fairlead_edge_requests_total", "Requests that ended, by class of their status; 0xx has none: no answer came, or it was a connection that is passed on as it is.", append(labels, "class"), nil)
 	descFailed   = prometheus.NewDesc("fairlead_edge_failures_total", "Requests answered 5xx, undeliverable or broken off.", labels, nil)
 	descUndone   = prometheus.NewDesc("fairlead_edge_undelivered_total", "Requests that no instance answered whole.", labels, nil)
 	descAborted  = prometheus.NewDesc("fairlead_edge_aborted_total", "Requests whose client went away first.", labels, nil)

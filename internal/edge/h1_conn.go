@@ -69,6 +69,9 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 		s.conns.Add(-1)
 		return
 	}
+	if s.passOn(addr, nc) {
+		return
+	}
 	if t, ok := nc.(*tls.Conn); ok {
 		ctx, cancel := context.WithTimeout(context.Background(), readHeaderTimeout)
 		err := t.HandshakeContext(ctx)
@@ -79,6 +82,9 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 			return
 		}
 		st := t.ConnectionState()
+		if s.passOnSecret(addr, t, st) {
+			return
+		}
 		switch c.tls = &st; st.NegotiatedProtocol {
 		case "", "http/1.1":
 		case "h2":
@@ -141,6 +147,9 @@ func greeting(c net.Conn) ([]byte, error) {
 func introduce(nc net.Conn) error {
 	if t, ok := nc.(*tls.Conn); ok {
 		nc = t.NetConn()
+	}
+	if h, ok := nc.(*helloConn); ok {
+		nc = h.Conn
 	}
 	if c, ok := nc.(*introducedConn); ok {
 		return c.introduce()

@@ -26,7 +26,7 @@ func (c *clientConn) exchange() (keep bool, err error) {
 	c.until = time.Time{}
 	host := c.value("host")
 	rt := p.current().find(c.listen, host, c.path, &c.head)
-	if rt == nil || rt.TLS != nil || len(rt.Moved) > 0 || strings.HasPrefix(c.path, "/.well-known/acme-challenge/") {
+	if rt == nil || rt.TLS != nil || rt.Stream != nil || len(rt.Moved) > 0 || strings.HasPrefix(c.path, "/.well-known/acme-challenge/") {
 		r, err := c.request()
 		if err != nil {
 			return false, errHandOver

@@ -50,6 +50,7 @@ type Route struct {
 	Moved       []Redirection  `json:"moved,omitempty"`      // what is elsewhere; the first that fits counts
 	Page        string         `json:"page,omitempty"`       // HTML for a person to whom no instance can answer
 	Access      *Access        `json:"access,omitempty"`     // which requests are written down; nil for none
+	Stream      *Stream        `json:"stream,omitempty"`     // connections are passed on as they are; nil for HTTP
 }
 
 // Backend is one release's share of a route.
@@ -147,7 +148,7 @@ func (t *Table) Check() error {
 			return fail.New(fail.Internal, "routing table", "%s: the weights sum to %d", r.Key(), sum)
 		}
 	}
-	return t.checkTLS()
+	return cmp.Or(t.checkStreams(), t.checkTLS())
 }
 
 // beside returns another route with the port of r, where r is steered by the kernel and must have it for itself; nil where there is none.
@@ -169,6 +170,7 @@ type routes struct {
 	byListen   map[string]map[string][]claim // "*.example.com" stands there as ".example.com"
 	byKey      map[string]*route
 	introduced map[string][]netip.Prefix // by listen address: whose connections begin with the PROXY protocol
+	passes     map[string]bool           // the listen addresses where some handshakes are for instances
 }
 
 // route is one [Route] with its counters.
@@ -206,7 +208,7 @@ type endpoint struct {
 // The counters of last, the table still in force, are kept: its requests count into them until the swap and after.
 // So are the endpoints of before, its compiled form, that are there as they were: to find their counters anew is most of the work.
 func compile(t, last *Table, before *routes, st *Stats, states map[string]*endpointState) (*routes, error) {
-	c := &routes{generation: t.Generation, byListen: map[string]map[string][]claim{}, byKey: map[string]*route{}, introduced: map[string][]netip.Prefix{}}
+	c := &routes{generation: t.Generation, byListen: map[string]map[string][]claim{}, byKey: map[string]*route{}, introduced: map[string][]netip.Prefix{}, passes: map[string]bool{}}
 	if err := st.recycle(func() map[string]bool { return slotNames(t, last) }); err != nil {
 		return nil, err
 	}
@@ -245,6 +247,7 @@ func compile(t, last *Table, before *routes, st *Stats, states map[string]*endpo
 			cr.backs = append(cr.backs, cb)
 		}
 		c.byKey[cr.key] = cr
+		c.passes[r.Listen] = c.passes[r.Listen] || r.passes()
 		for _, addr := range r.addresses() {
 			if c.byListen[addr] == nil {
 				c.byListen[addr] = map[string][]claim{}

@@ -35,11 +35,11 @@ func (t *Table) checkTLS() error {
 			}
 			shared[r.Listen+" "+h] = r
 		}
-		if was, ok := encrypted[r.Listen]; ok && was != (r.TLS != nil) {
+		if was, ok := encrypted[r.Listen]; ok && was != r.encrypts() {
 			return fail.New(fail.Usage, "routing table", "%s is with TLS for one service and without for another", r.Listen).
 				Hinted("set route.tls of %s as the other service has it, or give it its own route.listen", r.Service)
 		}
-		encrypted[r.Listen] = r.TLS != nil
+		encrypted[r.Listen] = r.encrypts()
 	}
 	introduced := map[string]Route{}
 	for _, r := range t.Routes {
@@ -53,7 +53,7 @@ func (t *Table) checkTLS() error {
 		if r.Redirect == "" {
 			continue
 		}
-		if _, _, err := net.SplitHostPort(r.Redirect); err != nil || r.TLS == nil {
+		if _, _, err := net.SplitHostPort(r.Redirect); err != nil || !r.encrypts() {
 			return fail.New(fail.Usage, "routing table", "%s: plain HTTP on %q cannot be redirected", r.Key(), r.Redirect)
 		}
 		if encrypted[r.Redirect] {
@@ -99,6 +99,9 @@ func (rt *route) secure(store *certs.Store) error {
 	}
 	c := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1", alpnChallenge},
 		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return store.Get(t.Source, h) }}
+	if rt.Stream != nil {
+		c.NextProtos = nil // see [route.offers]
+	}
 	if t.Min == "1.3" {
 		c.MinVersion = tls.VersionTLS13
 	}
@@ -118,7 +121,7 @@ func (c *routes) encrypted(addr string) bool {
 	for _, all := range c.byListen[addr] {
 		for _, rt := range all {
 			if rt.Listen == addr {
-				return rt.TLS != nil
+				return rt.encrypts()
 			}
 		}
 	}
@@ -157,9 +160,9 @@ func (p *proxy) aside(listen string, rt *route, w http.ResponseWriter, r *http.R
 			return true
 		}
 		http.Error(w, "no service answers to this host here", http.StatusNotFound)
-	case rt.TLS != nil && r.TLS == nil:
+	case rt.encrypts() && r.TLS == nil:
 		rt.redirect(w, r)
-	case p.strangers(listen, rt, r):
+	case rt.Stream != nil || p.strangers(listen, rt, r):
 		http.Error(w, "this connection is for another host", http.StatusMisdirectedRequest)
 	default:
 		return rt.moved(w, r)

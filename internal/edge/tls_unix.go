@@ -41,7 +41,7 @@ func (l *helloListener) Accept() (net.Conn, error) {
 		c = &introducedConn{Conn: c}
 	}
 	if l.is() {
-		c = tls.Server(c, l.conf)
+		c = tls.Server(&helloConn{Conn: c}, l.conf)
 	}
 	return c, nil
 }
@@ -67,7 +67,7 @@ func (s *Server) handshake(addr string, h *tls.ClientHelloInfo) (*tls.Config, er
 		c.ClientAuth, c.NextProtos = tls.NoClientCert, []string{alpnChallenge}
 		return c, nil
 	}
-	return rt.tls, nil
+	return rt.offers(h), nil
 }
 
 // secure prepares the handshakes of a table that must come into force whatever is wrong with its files. Who asks for a route
