@@ -59,6 +59,7 @@ func (d *decoder) defaults(s *Spec) {
 	d.probe("run.probes.live", r.Probes.Live, 10*time.Second, 5*time.Second)
 	def(d, "route.tls", &s.Route.TLS, "off")
 	def(d, "route.mode", &s.Route.Mode, ModeProxy)
+	d.streamDefaults(&s.Route)
 	d.guardDefaults(&s.Route)
 	d.accessDefaults(&s.Route.AccessLog)
 	d.authDefaults(&s.Route.Auth)
@@ -290,6 +291,9 @@ func (d *decoder) checkRoute(s *Spec) error {
 		}
 	}
 	if err := d.checkTLS(r); err != nil {
+		return err
+	}
+	if err := d.checkStream(s); err != nil {
 		return err
 	}
 	if err := d.checkForward(r); err != nil {

@@ -15,17 +15,13 @@ func (d *decoder) checkMode(s *Spec) error {
 	if err := d.oneOf("route.mode", r.Mode, ModeProxy, ModeKernel, ModeAdaptive); err != nil || r.Mode == ModeProxy {
 		return err
 	}
-	type setting struct {
-		path string
-		set  bool
-	}
 	needs := []setting{
 		{"route.hosts", len(r.Hosts) > 0}, {"route.paths", len(r.Paths) > 0}, {"route.methods", len(r.Methods) > 0}, {"route.header", r.Header != ""}, {"route.tls", r.TLS != "off" && r.TLS != ""},
 		{"route.headers.request", len(r.Headers.Request.Set)+len(r.Headers.Request.Remove) > 0},
 		{"route.headers.response", len(r.Headers.Response.Set)+len(r.Headers.Response.Remove) > 0},
 		{"route.trusted", len(r.Trusted) > 0}, {"route.timeouts", r.Timeouts != Timeouts{}}, {"route.eject", r.Eject != Eject{}},
 		{"route.concurrency", r.Concurrency != Concurrency{}}, {"route.rate", len(r.Rate) > 0}, {"route.body", r.Body != 0},
-		{"route.allow", len(r.Allow) > 0}, {"route.faults", len(r.Faults) > 0}, {"route.access_log", r.AccessLog.On()},
+		{"route.allow", len(r.Allow) > 0}, {"route.send_proxy", r.SendProxy != ""}, {"route.faults", len(r.Faults) > 0}, {"route.access_log", r.AccessLog.On()},
 		{"route.auth", r.Auth.On()}, {"route.redirects", len(r.Redirects) > 0}, {"route.unavailable", r.Unavailable != ""},
 	}
 	if r.Mode == ModeKernel { // in the adaptive mode a rollout goes through the proxy

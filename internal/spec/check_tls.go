@@ -8,7 +8,7 @@ import (
 
 // checkTLS holds what route says of certificates together.
 func (d *decoder) checkTLS(r Route) error {
-	if err := d.oneOf("route.tls", r.TLS, "off", "auto", "own", "local"); err != nil {
+	if err := d.oneOf("route.tls", r.TLS, "off", "auto", "own", "local", passthrough); err != nil {
 		return err
 	}
 	c := r.Certificate
@@ -23,6 +23,8 @@ func (d *decoder) checkTLS(r Route) error {
 		return d.at("route.tls", "auto needs route.hosts: a certificate is for names")
 	case r.TLS == "off" && (r.Clients != "" || r.HTTP != "" || r.TLSMin != ""):
 		return d.at("route", "clients, http and tls_min need route.tls").Hinted("write tls: auto, own or local")
+	case r.TLS == passthrough && (r.Clients != "" || r.TLSMin != ""):
+		return d.at("route", "with tls: passthrough the instances have the handshakes: clients and tls_min are their affair")
 	case r.ACME.Directory != "" && !strings.HasPrefix(r.ACME.Directory, "https://"):
 		return d.at("route.acme.directory", "%q is not an https address", r.ACME.Directory)
 	}

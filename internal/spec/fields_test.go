@@ -168,7 +168,7 @@ func TestDefaults(t *testing.T) {
 	want := &Spec{Service: "shop", Environment: "default", Dir: "/srv",
 		Run: Run{Instances: 1, StartupTimeout: m, Stop: Stop{Signal: "TERM", Drain: 30 * s, Timeout: 10 * s}, Logs: Logs{Size: 256 << 20, Age: 168 * 60 * m},
 			Probes: Probes{Ready: &Probe{TCP: true, Interval: 2 * s, Timeout: s, Failures: 3, Successes: 1}}},
-		Route: Route{TLS: "off", Mode: "proxy"},
+		Route: Route{TLS: "off", Protocol: "http", Mode: "proxy"},
 		Release: Release{Strategy: "blue-green", Watch: 2 * s, Keep: 5, Surge: Amount{N: 1, Set: true},
 			Evidence: Evidence{Requests: 100, Wait: 10 * m, Inconclusive: "pause"}}}
 	if d := diff(want, parse(t, "service: shop", "")); d != "" {

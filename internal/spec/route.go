@@ -4,8 +4,11 @@ package spec
 type Route struct {
 	Hosts  []string `json:"hosts,omitempty" jsonschema:"host names; all when empty"`
 	Listen string   `json:"listen,omitempty" jsonschema:"public address, as :80; default: 127.0.0.1 and the first free port from 8080"`
-	TLS    string   `json:"tls,omitempty" jsonschema:"off, auto (from a certificate authority, by ACME), own (from files) or local (from an authority of the machine's own, for development); default off"`
+	TLS    string   `json:"tls,omitempty" jsonschema:"off, auto (from a certificate authority, by ACME), own (from files), local (from an authority of the machine's own, for development) or passthrough (the instances end it, and the edge reads only which of hosts a client asks for); default off"`
 	Mode   string   `json:"mode,omitempty" jsonschema:"how connections reach instances: proxy, kernel (handed over with no proxy; Linux, root) or adaptive (kernel, but through the proxy while a rollout is under way); default proxy"`
+
+	Protocol  string `json:"protocol,omitempty" jsonschema:"what goes over connections: http, or tcp, of which each is passed on to an instance as it is; default http"`
+	SendProxy string `json:"send_proxy,omitempty" jsonschema:"protocol: tcp and tls: passthrough: each connection to an instance begins with the PROXY protocol, v1 or v2; default: it does not"`
 
 	HTTP        string      `json:"http,omitempty" jsonschema:"with tls: where plain HTTP is sent on to https, as :80, or off; default :80 where listen is port 443"`
 	Certificate Certificate `json:"certificate,omitzero" jsonschema:"tls: own"`
@@ -22,7 +25,7 @@ type Route struct {
 	Proxied bool     `json:"proxy_protocol,omitempty" jsonschema:"the proxies under trusted begin each connection with the PROXY protocol, version 1 or 2: who the client is they say there"`
 
 	Preview     Preview     `json:"preview,omitzero" jsonschema:"who sees the newest release that runs, whatever its share of the traffic"`
-	Timeouts    Timeouts    `json:"timeouts,omitzero" jsonschema:"how long a request may take"`
+	Timeouts    Timeouts    `json:"timeouts,omitzero" jsonschema:"how long a request may take, or a connection be silent"`
 	Eject       Eject       `json:"eject,omitzero" jsonschema:"when an instance that answers badly is left out for a while; default: only one that takes no connection, for 1s"`
 	Concurrency Concurrency `json:"concurrency,omitzero" jsonschema:"how many requests the instances work on at once, and how many wait; default: no bound"`
 	Rate        []RateLimit `json:"rate,omitempty" jsonschema:"how many requests a time somebody may make; all of them hold"`

@@ -86,6 +86,8 @@ func TestSchemaAndReaderAccept(t *testing.T) {
 		"service: a\nrelease: {warm: 1.5h, watch: 0s}", "service: a\nenvironments: {e: {}}",
 		"service: a\nroute: {timeouts: {request: 30s, try: 2s}, eject: {}, rate: [{limit: 100/s}], body: 10MiB, allow: [10.0.0.0/8]}",
 		"service: a\nroute: {access_log: {}}", "service: a\nroute: {access_log: {sample: 0.1%, slow: 250ms, query: true, headers: [User-Agent], size: 1GiB, age: 30d}}",
+		"service: a\nroute: {tls: own, certificate: {cert: /a, key: /b}}", "service: a\nroute: {tls: passthrough, hosts: [a.b], send_proxy: v2, timeouts: {idle: 10m}, access_log: {}}",
+		"service: a\nroute: {protocol: tcp, mode: kernel}", "service: a\nroute: {protocol: tcp, rate: [{limit: 5/s}], concurrency: {limit: 9}, eject: {}, allow: [10.0.0.1], faults: [{share: 1%, abort: 503}]}\nrelease: {sticky: client}",
 		"service: a\nroute: {concurrency: {limit: auto}}", "service: a\nroute: {concurrency: {limit: 5, queue: 0}}",
 	} {
 		if err := r.Validate(asJSON(t, text)); err != nil {
@@ -107,7 +109,7 @@ func TestSchemaAndReaderRefuse(t *testing.T) {
 		"service: a\nrun: {env: {A: null}}", "service: a\nrun: {env: {A: [b]}}", "service: a\nrun: {secrets: {A: hunter2}}", "service: a\nrun: {probes: {ready: null}}",
 		"service: a\nrun: {startup_timeout: 30}", "service: a\nrun: {startup_timeout: 30 s}", "service: a\nrun: {limits: {memory: 512}}", "service: a\nrun: {limits: {memory: 512M}}",
 		"service: a\nrun: {limits: {cpu: [1]}}", "service: a\nrelease: {steps: [5]}", "service: a\nrelease: {steps: 5%}", "service: a\nrelease: {surge: -1%}", "service: a\nrelease: {surge: 1.5}",
-		"service: a\nrelease: {strategy: big-bang}", "service: a\nroute: {tls: maybe}", "service: a\nroute: {concurrency: {limit: some}}", "service: a\nroute: {rate: {limit: 5/s}}", "service: a\nroute: {mode: x}", "service: a\nbuild: {debug: 1}",
+		"service: a\nrelease: {strategy: big-bang}", "service: a\nroute: {tls: maybe}", "service: a\nroute: {concurrency: {limit: some}}", "service: a\nroute: {rate: {limit: 5/s}}", "service: a\nroute: {mode: x}", "service: a\nroute: {protocol: udp}", "service: a\nroute: {protocol: tcp, send_proxy: v3}", "service: a\nbuild: {debug: 1}",
 		"service: a\nenvironments: {e: {service: b}}", "service: a\nenvironments: {e: null}", "service: a\nrelease: {gates: [{chek: x}]}", "service: a\ntarget: {ssh: host}",
 		"service: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 	} {

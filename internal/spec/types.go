@@ -170,7 +170,7 @@ type Logs struct {
 func (r Route) Redirect(listen string) string {
 	host, port, err := net.SplitHostPort(listen)
 	switch {
-	case r.TLS == "off" || r.TLS == "" || r.HTTP == "off" || err != nil:
+	case r.TLS == "off" || r.TLS == "" || r.HTTP == "off" || err != nil || r.Streams() && r.HTTP == "":
 		return ""
 	case r.HTTP != "":
 		return r.HTTP
