@@ -90,9 +90,23 @@ func (a *Agent) url(service, env, listen string) string {
 		if r != nil && r.TLS != nil {
 			scheme, usual = "https://", "443"
 		}
+		if r != nil && r.Stream != nil {
+			scheme, usual = schemeOf(*r)
+		}
 	}
 	if port == usual {
 		return scheme + host
 	}
 	return scheme + net.JoinHostPort(host, port)
+}
+
+// schemeOf is how a person reaches a service whose connections are passed on, and the port that he need not write.
+func schemeOf(r edge.Route) (scheme, usual string) {
+	switch {
+	case r.Stream.Passthrough:
+		return "https://", "443" // most that have TLS of their own are that
+	case r.TLS != nil:
+		return "tls://", ""
+	}
+	return "tcp://", ""
 }

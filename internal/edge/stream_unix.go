@@ -103,7 +103,7 @@ func (s *Server) pass(rt *route, c *stream) {
 		c.client = c.wire // all that was above it was read
 	}
 	p := s.proxy
-	ex := &exchange{route: rt, start: time.Now(), point: anywhere, preview: c.who.name != "" && c.who.name == rt.Preview.Host}
+	ex := &exchange{route: rt, start: time.Now(), point: anywhere, preview: c.who.name != "" && c.who.name == rt.Preview.Host || allowed(rt.Preview.Clients, c.who.client.Addr())}
 	if rt.Sticky == "client" {
 		ex.point = pointOf(c.who.client.Addr().String())
 	}

@@ -30,15 +30,17 @@ func routingOf(s *spec.Spec) routing {
 		Hosts: s.Route.Hosts, Methods: s.Route.Methods, Match: header(s.Route.Header), Paths: s.Route.Paths, Strip: s.Route.Strip, Trusted: networks(s.Route.Trusted), Introduced: s.Route.Proxied,
 		Headers: edge.Headers{Request: edge.Change(s.Route.Headers.Request), Response: edge.Change(s.Route.Headers.Response)},
 		Sticky:  s.Release.Sticky, Preview: edge.Preview{Host: s.Route.Preview.Host, Header: header(s.Route.Preview.Header), Table: s.Route.Preview.Table, Clients: networks(s.Route.Preview.Clients)},
-		Guard: guardOf(s.Route), Page: s.Route.Unavailable,
+		Guard: guardOf(s.Route), Page: s.Route.Unavailable, Stream: streamOf(s.Route),
 	}}
 	if s.Route.Mode != spec.ModeProxy {
 		r.Mode = s.Route.Mode
 	}
-	if x := s.Route; x.TLS != "off" && x.TLS != "" {
+	if x := s.Route; r.Stream != nil && r.Stream.Passthrough {
+		r.Plain = spec.Route{TLS: x.TLS, HTTP: x.HTTP, Protocol: x.Protocol}
+	} else if x.TLS != "off" && x.TLS != "" {
 		r.TLS = &edge.TLS{Clients: x.Clients, Min: x.TLSMin, Source: certs.Source{Kind: x.TLS, Cert: x.Certificate.Cert, Key: x.Certificate.Key,
 			Directory: x.ACME.Directory, Email: x.ACME.Email, DNS: x.ACME.DNS, Roots: x.ACME.Roots}}
-		r.Plain = spec.Route{TLS: x.TLS, HTTP: x.HTTP}
+		r.Plain = spec.Route{TLS: x.TLS, HTTP: x.HTTP, Protocol: x.Protocol}
 	}
 	if s.Release.Mirror.For > 0 {
 		r.Mirror = int(s.Release.Mirror.Share.Float())
