@@ -21,6 +21,9 @@ func accessLine(r logs.Record, s styles) string {
 		}
 		f[x.Key] = text
 	}
+	if f["network.transport"] == "tcp" {
+		return connectionLine(r, f, s)
+	}
 	status := f["http.response.status_code"]
 	if status == "" {
 		status = "---"
