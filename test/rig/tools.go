@@ -103,8 +103,12 @@ func GoTool(t testing.TB, pkg string) string {
 		t.Fatal(err)
 	}
 	path, version, _ := strings.Cut(pkg, "@")
-	bin := filepath.Join(cache, "fairlead", "test", "tools", filepath.Base(path)+"-"+version)
-	tool := filepath.Join(bin, filepath.Base(path))
+	name := filepath.Base(path)
+	if major, _, _ := strings.Cut(version, "."); name == major {
+		name = filepath.Base(filepath.Dir(path)) // a module's root, whose path ends in its major version
+	}
+	bin := filepath.Join(cache, "fairlead", "test", "tools", name+"-"+version)
+	tool := filepath.Join(bin, name)
 	if _, err := os.Stat(tool); err == nil {
 		return tool
 	}
