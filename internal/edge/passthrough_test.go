@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/certs"
+	"github.com/fairlead-dev/fairlead/internal/home"
 )
 
 // tlsService is an instance that ends TLS itself, by an authority of its own, and says its name and the one that it was asked for.
@@ -289,5 +290,147 @@ func TestPassthroughInPieces(t *testing.T) {
 	half.closeWrite()
 	if b, err := io.ReadAll(half.r); err != nil || len(b) > 0 {
 		t.Errorf("%q %v", b, err)
+	}
+}
+
+// Who asks for the newest release by its own name gets it, whatever its share.
+func TestPassedPreview(t *testing.T) {
+	g := startEdge(t, newDirs(t))
+	old, _ := tlsService(t, "old")
+	next, _ := tlsService(t, "next")
+	r := route1("shop", anyPort, old, "shop.localhost")
+	r.Stream, r.Preview.Host = &Stream{Passthrough: true}, "next.localhost"
+	r.Backends = append(r.Backends, Backend{Release: 2, Endpoints: ends(next)})
+	g.set(Table{Routes: []Route{r}})
+	for name, want := range map[string]string{"shop.localhost": "old for shop.localhost", "next.localhost": "next for next.localhost"} {
+		c, _, err := g.handshake(&tls.Config{InsecureSkipVerify: true, ServerName: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.line(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// talk has one connection after the other with a host, each of some lines, until it is stopped; it returns how many there were and how
+// many went wrong.
+func (g *rig) talk(addr, name string) (stop func() (n, failed int)) {
+	done, ended := make(chan bool), make(chan bool)
+	var n, failed int
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			n++
+			if err := converse(addr, name); err != nil {
+				g.t.Logf("%s: %v", name, err)
+				failed++
+			}
+		}
+	}()
+	return func() (int, int) {
+		close(done)
+		<-ended
+		return n, failed
+	}
+}
+
+func converse(addr, name string) error {
+	c, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", addr, &tls.Config{InsecureSkipVerify: true, ServerName: name})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	r := bufio.NewReader(c)
+	if _, err := r.ReadString('\n'); err != nil {
+		return fmt.Errorf("no greeting: %w", err)
+	}
+	for i := range 20 {
+		fmt.Fprintln(c, i)
+		if got, err := r.ReadString('\n'); err != nil || got != fmt.Sprintln(i) {
+			return fmt.Errorf("line %d: %q %w", i, got, err)
+		}
+	}
+	return nil
+}
+
+// Connections of all kinds begin and go on while tables change, and while one edge takes over from another.
+func TestTakeOverOfStreams(t *testing.T) {
+	g := startEdge(t, newDirs(t))
+	own, _ := tlsService(t, "own")
+	wild, _ := tlsService(t, "wild")
+	table := shared(t, own, wild)
+	g.set(table)
+	addr, admin := g.addr(), NewClient(g.dirs.Sock(home.Edge))
+	var stops []func() (int, int)
+	var kept []*raw
+	for _, name := range []string{"own.localhost", "a.wild.localhost", "lines.localhost"} {
+		stops = append(stops, g.talk(addr, name), g.talk(addr, name))
+		c, _, err := g.handshake(&tls.Config{InsecureSkipVerify: true, ServerName: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.line()
+		kept = append(kept, c)
+	}
+	requests := func() (n uint64) {
+		for _, r := range g.s.stats.Read() {
+			if r.Release == 0 {
+				n += r.Counts.Requests
+			}
+		}
+		return n
+	}
+	change := func() {
+		for i := range 10 {
+			before := requests()
+			eventually(t, func() bool { return requests() > before+5 })
+			table.Routes[2].Backends[0].Release, table.Routes[1].Backends[0].Release = i+2, i+2 // the same instances, by another name
+			if _, err := admin.Set(t.Context(), table); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	change()
+	_, lines, _ := g.successor("serve")
+	if line := receive(t, lines); line != "serving" {
+		t.Fatal(line)
+	}
+	change()
+	for _, c := range kept {
+		c.send("still there\n")
+		if got := c.line(); got != "still there" {
+			t.Errorf("%q", got)
+		}
+	}
+	select {
+	case <-g.s.Done():
+		t.Error("the replaced edge ended with connections open")
+	default:
+	}
+	for _, c := range kept {
+		c.Close()
+	}
+	receive(t, g.s.Done())
+	total := len(kept)
+	for _, stop := range stops {
+		n, failed := stop()
+		total += n
+		if failed != 0 {
+			t.Errorf("%d of %d connections failed", failed, n)
+		}
+	}
+	eventually(t, func() bool { return requests() == uint64(total) })
+	for _, r := range g.s.stats.Read() {
+		// Some are aborted: who closes when the instance's goodbye has come already, and was not read, resets the connection.
+		if r.Counts.Failed+r.Counts.Refused != 0 {
+			t.Errorf("%+v", r)
+		}
 	}
 }
