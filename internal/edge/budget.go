@@ -72,6 +72,7 @@ func (b *budget) spend(now time.Time, sl *slot) bool {
 // again decides what follows a try that failed with err: nil is another one, an error is what the client is told of. Only a
 // request that may be sent again is, where something of it was sent.
 func (p *proxy) again(ex *exchange, err error, may bool, deadline time.Time) error {
+	ex.span.missed(err)
 	var de *dialError
 	switch {
 	case errors.As(err, &de):

@@ -90,8 +90,8 @@ func stateKey(r Route, b Backend, e Endpoint) string {
 	return slotKey{r.Service, r.Environment, b.Release, e.Instance}.String() + " " + e.Addr
 }
 
-// stateOf finds or makes an instance's state.
-func stateOf(states map[string]*endpointState, key string) *endpointState {
+// stateAt finds or makes an instance's state.
+func stateAt(states map[string]*endpointState, key string) *endpointState {
 	s := states[key]
 	if s == nil {
 		s = &endpointState{}

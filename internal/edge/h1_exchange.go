@@ -53,6 +53,9 @@ func (c *clientConn) exchange() (keep bool, err error) {
 	p.recall(rt).budget.tick(start, rt.stats)
 	c.answer = reply{c: c, ex: ex, now: start}
 	a := &c.answer
+	if rt.traces != nil {
+		rt.traces.trace(ex, a)
+	}
 	if rt.Guard == nil {
 		err = a.run()
 	} else {
@@ -182,6 +185,7 @@ func (a *reply) try(ctx context.Context) error {
 // send sends the request and reads the head of the answer.
 func (a *reply) send() error {
 	c, ex := a.c, a.ex
+	ex.attempt()
 	var try time.Duration
 	if g := ex.route.Guard; g != nil {
 		try = g.Try
@@ -286,7 +290,7 @@ func (a *reply) write(b []byte) []byte {
 	for _, x := range c.head.fields {
 		if same(x.name, "host") {
 			host = x.value // which no Connection header can take away
-		} else if c.frame.hop(x.name) || forwarded(x.name) {
+		} else if c.frame.hop(x.name) || forwarded(x.name) || a.ex.retraces(x.name) {
 			continue
 		}
 		traced = traced || same(x.name, "traceparent") && x.value != ""
@@ -341,6 +345,7 @@ func (a *reply) changed() *http.Request {
 		}
 	}
 	a.ex.route.tell(&httputil.ProxyRequest{In: in, Out: out})
+	a.ex.mark(out.Header)
 	return out
 }
 

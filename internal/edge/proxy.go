@@ -41,6 +41,7 @@ type proxy struct {
 	passwords *passwords
 	asker     http.RoundTripper // of who lets clients in
 	access    *accessLog
+	exporters *exporters // of spans
 }
 
 // exchange is one request on its way.
@@ -61,6 +62,8 @@ type exchange struct {
 	repeated int              // how often it was tried again
 	why      string           // what went wrong, in a word, where the edge knows better than the status
 	trace    string           // the traceparent that the instance got
+	span     *span            // what is told of it; nil for nothing
+	renewed  bool             // its trace begins here, whatever the client sent
 	upload   atomic.Int64     // bytes of the body that were read for an instance
 	waited   time.Duration    // for an instance's answer to begin; 0 where that tells nothing
 	cutOff   atomic.Bool      // the client's own body broke off or is not HTTP
@@ -116,6 +119,7 @@ func rewrite(r *httputil.ProxyRequest) {
 	}
 	if ex, ok := r.In.Context().Value(exchangeKey{}).(*exchange); ok {
 		ex.route.tell(r)
+		ex.mark(r.Out.Header)
 	}
 	if _, ok := r.In.Header["User-Agent"]; !ok {
 		r.Out.Header.Set("User-Agent", "")
@@ -161,6 +165,9 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	cw := &countingWriter{ResponseWriter: w, ex: ex, r: r}
 	p.stats.arrive(rt.stats, start)
 	p.recall(rt).budget.tick(start, rt.stats)
+	if rt.traces != nil {
+		rt.traces.trace(ex, cw)
+	}
 	defer func() {
 		broken := recover() // ReverseProxy panics with http.ErrAbortHandler when a body broke off
 		p.finish(ex, cw, r, start, broken != nil)
@@ -227,6 +234,9 @@ func (p *proxy) ended(ex *exchange, o outcome, t teller, broken, gone bool) {
 		p.stats.end(ex.end.slot)
 	}
 	p.record(ex, o, t)
+	if ex.span != nil {
+		p.hand(ex, o, t)
+	}
 }
 
 // failed answers when no instance did.
@@ -315,7 +325,7 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		res, err := strike(r.Context(), ex.end.faults, r)
 		if res == nil && err == nil {
-			ex.trace = r.Header.Get("Traceparent")
+			ex.attemptBy(&out)
 			res, err = p.send(ex, &out)
 		} else if res != nil {
 			ex.why = whyFault

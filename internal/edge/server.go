@@ -88,6 +88,7 @@ func newServer(o Options, st *Stats) *Server {
 	ch := make(chan struct{})
 	s.changed.Store(&ch)
 	s.proxy = newProxy(st, o.Log, o.Access)
+	s.proxy.exporters = newExporters(o.Log, o.Version)
 	s.proxy.current, s.proxy.leaving = s.current, s.leaving.Load
 	s.proxy.changed = func() <-chan struct{} { return *s.changed.Load() }
 	return s

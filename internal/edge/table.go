@@ -50,6 +50,7 @@ type Route struct {
 	Moved       []Redirection  `json:"moved,omitempty"`      // what is elsewhere; the first that fits counts
 	Page        string         `json:"page,omitempty"`       // HTML for a person to whom no instance can answer
 	Access      *Access        `json:"access,omitempty"`     // which requests are written down; nil for none
+	Traces      *Traces        `json:"traces,omitempty"`     // which leave spans; nil for none
 	Stream      *Stream        `json:"stream,omitempty"`     // connections are passed on as they are; nil for HTTP
 }
 
@@ -95,7 +96,7 @@ func (t *Table) Check() error {
 			return fail.New(fail.Internal, "routing table", "%s has two routes", name)
 		}
 		keys[name] = true
-		if err := cmp.Or(r.Guard.check(name), r.Access.check(name)); err != nil {
+		if err := cmp.Or(r.Guard.check(name), r.Access.check(name), r.Traces.check(name)); err != nil {
 			return err
 		}
 		for _, m := range r.Moved {
@@ -186,6 +187,7 @@ type route struct {
 	changesAnswer bool
 
 	access *accessRules           // nil where nothing is written down
+	traces *traceRules            // nil where there are no spans
 	memory atomic.Pointer[memory] // of requests under earlier tables, too; see recall
 }
 
@@ -214,7 +216,7 @@ func compile(t, last *Table, before *routes, st *Stats, states map[string]*endpo
 	}
 	for i, r := range t.Routes {
 		breathe(i)
-		cr := &route{Route: r, key: r.Key(), access: compileAccess(&r)}
+		cr := &route{Route: r, key: r.Key(), access: compileAccess(&r), traces: compileTraces(&r)}
 		old := before.named(cr.key)
 		if cr.stats = old.stats; cr.stats == nil {
 			var err error
@@ -239,7 +241,7 @@ func compile(t, last *Table, before *routes, st *Stats, states map[string]*endpo
 					if ce.slot, err = st.slot(slotKey{r.Service, r.Environment, b.Release, e.Instance}); err != nil {
 						return nil, err
 					}
-					ce.state = stateOf(states, stateKey(r, b, e))
+					ce.state = stateAt(states, stateKey(r, b, e))
 				}
 				ce.state.table = t.Generation
 				cb.endpoints = append(cb.endpoints, ce)

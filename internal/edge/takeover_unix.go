@@ -71,6 +71,7 @@ func (s *Server) Shut(grace time.Duration) {
 		<-t.C
 	}
 	s.proxy.access.close()
+	s.proxy.exporters.close()
 	s.stats.leave()
 }
 
@@ -83,6 +84,7 @@ func (s *Server) drain() {
 		<-t.C
 	}
 	s.proxy.access.close()
+	s.proxy.exporters.close()
 	close(s.done)
 }
 
