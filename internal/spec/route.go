@@ -37,6 +37,7 @@ type Route struct {
 	Unavailable string     `json:"unavailable,omitempty" jsonschema:"an HTML file beside fairlead.yaml that browsers see while no instance can answer, as after fairlead stop; default: a line of text"`
 
 	AccessLog AccessLog `json:"access_log,omitzero" jsonschema:"a line for each request, or for a sample of them; default: none"`
+	Traces    Traces    `json:"traces,omitzero" jsonschema:"spans of requests, by OTLP to a collector; default: none"`
 
 	Faults []Fault `json:"faults,omitempty" jsonschema:"what goes wrong on purpose: for rehearsals, not for production"`
 }

@@ -51,6 +51,9 @@ func routingOf(s *spec.Spec) routing {
 	for _, m := range s.Route.Redirects {
 		r.Moved = append(r.Moved, edge.Redirection(m))
 	}
+	if t := s.Route.Traces; t.On() {
+		r.Traces = &edge.Traces{Endpoint: t.Endpoint, Sample: t.Sample.Float()}
+	}
 	for _, f := range s.Route.Faults {
 		r.Faults = append(r.Faults, edge.Fault{Share: f.Share.Float(), Header: header(f.Header), Delay: f.Delay.D(), Abort: f.Abort})
 	}

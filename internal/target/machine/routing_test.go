@@ -38,3 +38,29 @@ func TestAccessLogOf(t *testing.T) {
 		}
 	}
 }
+
+func TestTracesOf(t *testing.T) {
+	for text, want := range map[string]*edge.Traces{
+		"": nil,
+		"route: {traces: {endpoint: 'http://127.0.0.1:4318'}}":          {Endpoint: "http://127.0.0.1:4318", Sample: 100},
+		"route: {traces: {endpoint: 'http://[::1]/below', sample: 0%}}": {Endpoint: "http://[::1]/below"},
+		"route: {traces: {endpoint: 'https://a:4318', sample: 0.125%}}": {Endpoint: "https://a:4318", Sample: 0.125},
+	} {
+		s, err := spec.Parse("f.yaml", []byte("service: shop\n"+text), "/srv", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal(routingOf(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got routing
+		if err := json.Unmarshal(b, &got); err != nil || !reflect.DeepEqual(got.Traces, want) {
+			t.Errorf("%s is %s (%v)", text, b, err)
+		}
+		table := edge.Table{Routes: []edge.Route{{Service: "shop", Listen: "127.0.0.1:80", Traces: got.Traces}}}
+		if err := table.Check(); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
