@@ -14,6 +14,7 @@ import (
 type Eject struct {
 	Failures int           `json:"failures,omitempty"` // 5xx answers and requests it did not answer, in a row; 0 for never
 	For      time.Duration `json:"for,omitempty"`      // the first time; see maxGrowth
+	Slower   int           `json:"slower,omitempty"`   // how many times as long as the others it takes to answer, usually; 0 for never
 }
 
 // maxGrowth bounds the time an instance is left out, as a multiple of [Eject.For].
@@ -24,6 +25,8 @@ type endpointState struct {
 	avoidUntil atomic.Int64 // it took no connection, or was ejected; ns since 1970
 	failures   atomic.Int64 // in a row
 	back       atomic.Int64 // when its last ejection ends, or ended
+
+	pace atomic.Pointer[pace] // nil where nobody asks
 
 	table uint64 // generation of the last one that named it; of who compiles tables
 

@@ -35,7 +35,7 @@ func (g *Guard) check(route string) error {
 		return fail.New(fail.Internal, "routing table", "%s: a timeout is negative", route)
 	case g.Body < 0:
 		return fail.New(fail.Internal, "routing table", "%s: no body has %d bytes", route, g.Body)
-	case g.Eject.Failures < 0 || g.Eject.Failures > 0 && g.Eject.For <= 0:
+	case min(g.Eject.Failures, g.Eject.Slower) < 0 || g.Eject.Slower == 1 || max(g.Eject.Failures, g.Eject.Slower) > 0 && g.Eject.For <= 0:
 		return fail.New(fail.Internal, "routing table", "%s: nothing is ejected by %+v", route, g.Eject)
 	case min(g.Concurrency.Limit, g.Concurrency.Queue) < 0 || g.Concurrency.Wait < 0:
 		return fail.New(fail.Internal, "routing table", "%s: %+v is no limit", route, g.Concurrency)

@@ -60,6 +60,9 @@ func (p *proxy) send(ex *exchange, r *http.Request) (*http.Response, error) {
 func (ex *exchange) heard(took time.Duration, status int, err error) {
 	if err == nil && status < http.StatusInternalServerError || errors.Is(err, errTryTime) || errors.Is(err, errRequestTime) {
 		ex.waited = took
+		if g := ex.route.Guard; g != nil && g.Eject.Slower > 0 {
+			ex.end.timed(g.Eject, took, time.Now())
+		}
 	}
 }
 

@@ -25,7 +25,8 @@ type Timeouts struct {
 // Eject leaves an instance out for a while; the other instances of its release take its share.
 type Eject struct {
 	Failures int      `json:"failures,omitempty" jsonschema:"5xx answers and requests it did not answer, in a row; default 5"`
-	For      Duration `json:"for,omitzero" jsonschema:"the first time; up to ten times that when it goes on failing; default 10s"`
+	For      Duration `json:"for,omitzero" jsonschema:"the first time; up to ten times that when it goes on; default 10s"`
+	Slower   int      `json:"slower,omitempty" jsonschema:"one that usually takes as many times as long as the others to begin an answer; 2 or more; default: how long it takes does not matter"`
 }
 
 // Concurrency bounds the requests that the instances work on at once, all together.
@@ -139,6 +140,9 @@ func (d *decoder) checkGuard(r Route) error {
 	}
 	if d.places["route.eject"] != nil && (r.Eject.Failures < 1 || r.Eject.For <= 0) {
 		return d.at("route.eject", "failures and for must be above zero").Hinted("write eject: {failures: 5, for: 10s}, or nothing")
+	}
+	if n := r.Eject.Slower; d.places["route.eject.slower"] != nil && n < 2 {
+		return d.at("route.eject.slower", "%d times as long as the others is no reason: at least 2 times", n).Hinted("write eject: {slower: 3}, or remove it")
 	}
 	switch c := r.Concurrency; {
 	case d.places["route.concurrency"] == nil:

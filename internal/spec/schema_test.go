@@ -84,7 +84,7 @@ func TestSchemaAndReaderAccept(t *testing.T) {
 		example, "service: a", "service: a\nrun: {limits: {cpu: 2}}\nrelease: {surge: 1, unavailable: 25%}",
 		"service: a\nrun: {startup_timeout: 1m30s, stop: {drain: 250ms}, logs: {age: 7d, size: 1 GB}, probes: {ready: {grpc: ''}}}",
 		"service: a\nrelease: {warm: 1.5h, watch: 0s}", "service: a\nenvironments: {e: {}}",
-		"service: a\nroute: {timeouts: {request: 30s, try: 2s}, eject: {}, rate: [{limit: 100/s}], body: 10MiB, allow: [10.0.0.0/8]}",
+		"service: a\nroute: {timeouts: {request: 30s, try: 2s}, eject: {slower: 3}, rate: [{limit: 100/s}], body: 10MiB, allow: [10.0.0.0/8]}",
 		"service: a\nroute: {access_log: {}}", "service: a\nroute: {access_log: {sample: 0.1%, slow: 250ms, query: true, headers: [User-Agent], size: 1GiB, age: 30d}}",
 		"service: a\nroute: {tls: own, certificate: {cert: /a, key: /b}}", "service: a\nroute: {tls: passthrough, hosts: [a.b], send_proxy: v2, timeouts: {idle: 10m}, access_log: {}}",
 		"service: a\nroute: {protocol: tcp, mode: kernel}", "service: a\nroute: {protocol: tcp, rate: [{limit: 5/s}], concurrency: {limit: 9}, eject: {}, allow: [10.0.0.1], faults: [{share: 1%, abort: 503}]}\nrelease: {sticky: client}",

@@ -13,7 +13,7 @@ func guardOf(r spec.Route) *edge.Guard {
 	g := edge.Guard{
 		Request: r.Timeouts.Request.D(), Try: r.Timeouts.Try.D(),
 		Body:        int64(r.Body),
-		Eject:       edge.Eject{Failures: r.Eject.Failures, For: r.Eject.For.D()},
+		Eject:       edge.Eject{Failures: r.Eject.Failures, For: r.Eject.For.D(), Slower: r.Eject.Slower},
 		Concurrency: edge.Concurrency{Limit: max(int(r.Concurrency.Limit), 0), Auto: r.Concurrency.Limit == spec.Auto, Queue: r.Concurrency.Queue, Wait: r.Concurrency.Wait.D()},
 	}
 	for _, l := range r.Rate {

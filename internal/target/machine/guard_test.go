@@ -17,6 +17,7 @@ func TestGuardOf(t *testing.T) {
 		"route: {listen: ':80'}":           nil,
 		"route: {timeouts: {request: 0s}}": nil,
 		"route: {timeouts: {request: 30s, try: 2s}}":  {Request: 30 * time.Second, Try: 2 * time.Second},
+		"route: {eject: {slower: 3, for: 1m}}":        {Eject: edge.Eject{Failures: 5, For: time.Minute, Slower: 3}},
 		"route: {eject: {}}":                          {Eject: edge.Eject{Failures: 5, For: 10 * time.Second}},
 		"route: {concurrency: {limit: 20}}":           {Concurrency: edge.Concurrency{Limit: 20, Queue: 100, Wait: 2 * time.Second}},
 		"route: {concurrency: {limit: auto}}":         {Concurrency: edge.Concurrency{Auto: true, Queue: 100, Wait: 2 * time.Second}},
