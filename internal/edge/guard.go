@@ -54,6 +54,7 @@ type memory struct {
 	budget budget
 	queue  queue
 	rates  rates
+	firsts firsts
 }
 
 // follow puts the rules of a table in force.

@@ -35,6 +35,9 @@ func (c *clientConn) exchange() (keep bool, err error) {
 			return c.say(w)
 		}
 	}
+	if rt.Hedge != nil {
+		return false, errHandOver // two instances at once are asked there
+	}
 	if g := rt.Guard; g != nil && g.Body > 0 && c.frame.chunked && c.holds > g.Body {
 		return false, errHandOver // there it is cut off where it goes over
 	}

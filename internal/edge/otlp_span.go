@@ -94,6 +94,9 @@ func (x *traced) try(i int, name string) *trace.Span {
 	a.number("fairlead.release", t.end.release.release)
 	a.number("fairlead.instance", t.end.instance)
 	a.text("error.type", why)
+	if t.overtaken {
+		a.text("fairlead.outcome", "overtaken")
+	}
 	out.Attributes = a
 	if why != "" {
 		out.Status = &trace.Status{Code: trace.Status_STATUS_CODE_ERROR}

@@ -50,6 +50,7 @@ type Route struct {
 	Moved       []Redirection  `json:"moved,omitempty"`      // what is elsewhere; the first that fits counts
 	Page        string         `json:"page,omitempty"`       // HTML for a person to whom no instance can answer
 	Access      *Access        `json:"access,omitempty"`     // which requests are written down; nil for none
+	Hedge       *Hedge         `json:"hedge,omitempty"`      // when a second instance is asked as well; nil for never
 	Traces      *Traces        `json:"traces,omitempty"`     // which leave spans; nil for none
 	Stream      *Stream        `json:"stream,omitempty"`     // connections are passed on as they are; nil for HTTP
 }
@@ -96,7 +97,7 @@ func (t *Table) Check() error {
 			return fail.New(fail.Internal, "routing table", "%s has two routes", name)
 		}
 		keys[name] = true
-		if err := cmp.Or(r.Guard.check(name), r.Access.check(name), r.Traces.check(name)); err != nil {
+		if err := cmp.Or(r.Guard.check(name), r.Access.check(name), r.Traces.check(name), r.Hedge.check(name)); err != nil {
 			return err
 		}
 		for _, m := range r.Moved {

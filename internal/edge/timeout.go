@@ -26,19 +26,27 @@ func outOfTime(ctx context.Context) bool { return errors.Is(context.Cause(ctx), 
 
 // send hands a request to the instance that it was made for and waits for the answer's head.
 func (p *proxy) send(ex *exchange, r *http.Request) (*http.Response, error) {
-	g := ex.route.Guard
-	if g == nil {
-		return p.transport(r).RoundTrip(r)
+	if ex.route.Hedge != nil && hedgeable(r) {
+		return p.hedged(ex, r)
 	}
-	var res *http.Response
-	var err error
 	begin := time.Now()
-	if g.Try > 0 {
-		res, err = within(g.Try, p.transport(r), r)
-	} else {
-		res, err = p.transport(r).RoundTrip(r)
+	res, err := p.reach(ex.route.Guard, r)
+	return ex.reached(r, begin, res, err)
+}
+
+// reach is one try, within the time that it has.
+func (p *proxy) reach(g *Guard, r *http.Request) (*http.Response, error) {
+	if g != nil && g.Try > 0 {
+		return within(g.Try, p.transport(r), r)
 	}
+	return p.transport(r).RoundTrip(r)
+}
+
+// reached takes into account what came of the try that decides.
+func (ex *exchange) reached(r *http.Request, begin time.Time, res *http.Response, err error) (*http.Response, error) {
 	switch {
+	case ex.route.Guard == nil:
+		return res, err
 	case err == nil:
 		ex.heard(time.Since(begin), res.StatusCode, nil)
 	case outOfTime(r.Context()):

@@ -128,6 +128,8 @@ type try struct {
 	start time.Time
 	ended time.Time // zero: with the exchange
 	why   string    // it failed and was not the last one
+
+	overtaken bool // another one was answered first
 }
 
 // trace decides whether a request is sampled. In a trace that somebody began that was decided; what is not sampled is left as it
@@ -234,12 +236,36 @@ func (ex *exchange) attemptBy(r *http.Request) {
 	r.Header = h
 }
 
+// last is the number of the last try.
+func (s *span) last() int {
+	if s == nil {
+		return 0
+	}
+	return len(s.tries) - 1
+}
+
+// drop ends a try that another one has overtaken.
+func (s *span) drop(i int, now time.Time) {
+	if s != nil {
+		s.tries[i].ended, s.tries[i].overtaken = now, true
+	}
+}
+
+// failed ends a try that another one stands in for: err is nil where it was answered, by an error.
+func (s *span) failed(i int, err error, now time.Time) {
+	if s != nil {
+		s.tries[i].ended, s.tries[i].why = now, missedFor(err)
+	}
+}
+
 // missed ends a try that failed, and is followed by another one or by none.
 func (s *span) missed(err error) {
-	if s == nil || len(s.tries) == 0 {
+	if s == nil {
 		return
 	}
-	if t := &s.tries[len(s.tries)-1]; t.ended.IsZero() {
-		t.ended, t.why = time.Now(), missedFor(err)
+	for i := range s.tries {
+		if s.tries[i].ended.IsZero() {
+			s.failed(i, err, time.Now())
+		}
 	}
 }
