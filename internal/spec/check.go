@@ -319,7 +319,7 @@ func (d *decoder) checkRoute(s *Spec) error {
 	if err := d.checkGuard(r); err != nil {
 		return err
 	}
-	for _, err := range []error{d.checkAccess(r.AccessLog), d.checkTraces(r.Traces), d.checkAuth(r.Auth), d.checkRedirects(r.Redirects)} {
+	for _, err := range []error{d.checkAccess(r.AccessLog), d.checkTraces(r.Traces), d.checkHedge(r), d.checkAuth(r.Auth), d.checkRedirects(r.Redirects)} {
 		if err != nil {
 			return err
 		}

@@ -27,6 +27,7 @@ type Route struct {
 	Preview     Preview     `json:"preview,omitzero" jsonschema:"who sees the newest release that runs, whatever its share of the traffic"`
 	Timeouts    Timeouts    `json:"timeouts,omitzero" jsonschema:"how long a request may take, or a connection be silent"`
 	Eject       Eject       `json:"eject,omitzero" jsonschema:"when an instance that answers badly is left out for a while; default: only one that takes no connection, for 1s"`
+	Hedge       Hedge       `json:"hedge,omitzero" jsonschema:"when a GET, HEAD or OPTIONS that no instance has begun to answer is sent to a second one as well; default: never"`
 	Concurrency Concurrency `json:"concurrency,omitzero" jsonschema:"how many requests the instances work on at once, and how many wait; default: no bound"`
 	Rate        []RateLimit `json:"rate,omitempty" jsonschema:"how many requests a time somebody may make; all of them hold"`
 	Body        Bytes       `json:"body,omitzero" jsonschema:"the longest body that a request may have, as 10MiB; default: no bound"`

@@ -88,6 +88,7 @@ func TestSchemaAndReaderAccept(t *testing.T) {
 		"service: a\nroute: {access_log: {}}", "service: a\nroute: {access_log: {sample: 0.1%, slow: 250ms, query: true, headers: [User-Agent], size: 1GiB, age: 30d}}",
 		"service: a\nroute: {tls: own, certificate: {cert: /a, key: /b}}", "service: a\nroute: {tls: passthrough, hosts: [a.b], send_proxy: v2, timeouts: {idle: 10m}, access_log: {}}",
 		"service: a\nroute: {protocol: tcp, mode: kernel}", "service: a\nroute: {protocol: tcp, rate: [{limit: 5/s}], concurrency: {limit: 9}, eject: {}, allow: [10.0.0.1], faults: [{share: 1%, abort: 503}]}\nrelease: {sticky: client}",
+		"service: a\nroute: {hedge: {after: p95}}", "service: a\nroute: {hedge: {after: 50ms}}",
 		"service: a\nroute: {traces: {endpoint: 'http://127.0.0.1:4318'}}", "service: a\nroute: {traces: {endpoint: 'https://otel.example.com/in', sample: 0.1%}}",
 		"service: a\nroute: {concurrency: {limit: auto}}", "service: a\nroute: {concurrency: {limit: 5, queue: 0}}",
 	} {

@@ -51,6 +51,9 @@ func routingOf(s *spec.Spec) routing {
 	for _, m := range s.Route.Redirects {
 		r.Moved = append(r.Moved, edge.Redirection(m))
 	}
+	if after, percentile, err := spec.ParseAfter(s.Route.Hedge.After); err == nil && s.Route.Hedge.On() {
+		r.Hedge = &edge.Hedge{After: after, Percentile: percentile}
+	}
 	if t := s.Route.Traces; t.On() {
 		r.Traces = &edge.Traces{Endpoint: t.Endpoint, Sample: t.Sample.Float()}
 	}

@@ -64,3 +64,28 @@ func TestTracesOf(t *testing.T) {
 		}
 	}
 }
+
+func TestHedgeOf(t *testing.T) {
+	for text, want := range map[string]*edge.Hedge{
+		"":                             nil,
+		"route: {hedge: {after: p95}}": {Percentile: 95},
+		"route: {hedge: {after: 50ms}, timeouts: {try: 1s}}": {After: 50 * time.Millisecond},
+	} {
+		s, err := spec.Parse("f.yaml", []byte("service: shop\n"+text), "/srv", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal(routingOf(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got routing
+		if err := json.Unmarshal(b, &got); err != nil || !reflect.DeepEqual(got.Hedge, want) {
+			t.Errorf("%s is %s (%v)", text, b, err)
+		}
+		table := edge.Table{Routes: []edge.Route{{Service: "shop", Listen: "127.0.0.1:80", Hedge: got.Hedge}}}
+		if err := table.Check(); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
