@@ -60,6 +60,7 @@ var ranks = map[string]int{
 	"internal/platform":            0,
 	"internal/fail":                0,
 	"internal/certs":               1,
+	"internal/httpcache":           1,
 }
 
 // onlyHere are imports that one room keeps to itself, with the reason.
