@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"crypto/tls"
 	"io"
 	"math"
@@ -155,8 +156,8 @@ func (r *accessRules) append(b []byte, ex *exchange, o outcome, e ending, t tell
 	b = append(append(b, `","level":"`...), e.level...)
 	b = append(append(b, '"'), r.whose...)
 	release, instance := 0, 0
-	if ex.end != nil {
-		release, instance = ex.end.release.release, ex.end.instance
+	if end := cmp.Or(ex.end, ex.by); end != nil {
+		release, instance = end.release.release, end.instance
 	}
 	b = strconv.AppendInt(b, int64(release), 10)
 	b = strconv.AppendInt(append(b, `,"instance":`...), int64(instance), 10)
@@ -200,6 +201,9 @@ func (r *accessRules) append(b []byte, ex *exchange, o outcome, e ending, t tell
 	}
 	if ex.shadow != nil {
 		b = append(b, `,"mirrored":true`...)
+	}
+	if ex.cache != "" {
+		b = append(append(append(b, `,"cache":"`...), ex.cache...), '"')
 	}
 	for _, h := range r.headers {
 		b = h.append(b, t)

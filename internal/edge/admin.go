@@ -83,6 +83,7 @@ var (
 	descAborted  = prometheus.NewDesc("fairlead_edge_aborted_total", "Requests whose client went away first.", labels, nil)
 	descRefused  = prometheus.NewDesc("fairlead_edge_refused_total", "Requests that a limit of the route kept from the instances.", []string{"service", "environment"}, nil)
 	descUnlogged = prometheus.NewDesc("fairlead_edge_access_log_dropped_total", "Lines of the access log that were dropped, as the disk did not take them.", []string{"service", "environment"}, nil)
+	descCached   = prometheus.NewDesc("fairlead_edge_cached_total", "Requests that were answered out of the edge's memory, fresh or stale; no instance counts them.", []string{"service", "environment"}, nil)
 	descRetried  = prometheus.NewDesc("fairlead_edge_retries_total", "Tries that failed and were repeated.", labels, nil)
 	descBytes    = prometheus.NewDesc("fairlead_edge_response_bytes_total", "Bytes of response bodies.", labels, nil)
 	descOpen     = prometheus.NewDesc("fairlead_edge_open_requests", "Requests under way.", labels, nil)
@@ -100,6 +101,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		if r.Release == 0 && r.Counts.Unlogged > 0 {
 			ch <- prometheus.MustNewConstMetric(descUnlogged, prometheus.CounterValue, float64(r.Counts.Unlogged), r.Service, r.Environment)
+		}
+		if r.Release == 0 && r.Counts.Cached > 0 {
+			ch <- prometheus.MustNewConstMetric(descCached, prometheus.CounterValue, float64(r.Counts.Cached), r.Service, r.Environment)
 		}
 		if r.Release == 0 && r.Counts.Unplaced == 0 {
 			continue // everything a route counts is in its instances, but for requests that found none

@@ -16,6 +16,7 @@ type Counts struct {
 	Refused  uint64               `json:"refused,omitempty"` // routes only: kept from the instances by a limit; not failed
 	Retried  uint64               `json:"retried"`
 	Unlogged uint64               `json:"unlogged,omitempty"` // routes only: lines of the access log that were dropped
+	Cached   uint64               `json:"cached,omitempty"`   // routes only: answered out of the edge's memory, and by no instance
 	Bytes    uint64               `json:"bytes"`
 	Nanos    uint64               `json:"nanos"`
 	Mirrored uint64               `json:"mirrored,omitempty"` // of requests: copies of what another release was asked
@@ -39,7 +40,7 @@ func (a Counts) combine(b Counts, f func(x, y uint64) uint64) Counts {
 	c := Counts{Requests: f(a.Requests, b.Requests), Failed: f(a.Failed, b.Failed), Undone: f(a.Undone, b.Undone),
 		Unplaced: f(a.Unplaced, b.Unplaced), Aborted: f(a.Aborted, b.Aborted), Refused: f(a.Refused, b.Refused),
 		Retried: f(a.Retried, b.Retried), Bytes: f(a.Bytes, b.Bytes), Nanos: f(a.Nanos, b.Nanos),
-		Unlogged: f(a.Unlogged, b.Unlogged), Mirrored: f(a.Mirrored, b.Mirrored), Differed: f(a.Differed, b.Differed),
+		Unlogged: f(a.Unlogged, b.Unlogged), Cached: f(a.Cached, b.Cached), Mirrored: f(a.Mirrored, b.Mirrored), Differed: f(a.Differed, b.Differed),
 		Hist: make([]uint64, histBuckets), Open: a.Open + b.Open}
 	for i := range c.Classes {
 		c.Classes[i] = f(a.Classes[i], b.Classes[i])
@@ -116,7 +117,7 @@ func (s *Stats) Read() []Reading {
 func (s *Stats) load(sl *slot) Counts {
 	c := Counts{Requests: sl.requests.Load(), Failed: sl.failed.Load(), Undone: sl.undone.Load(), Aborted: sl.aborted.Load(),
 		Unplaced: sl.unplaced.Load(), Refused: sl.refused.Load(), Retried: sl.retried.Load(), Bytes: sl.bytes.Load(), Nanos: sl.nanos.Load(),
-		Unlogged: sl.unlogged.Load(), Mirrored: sl.mirrored.Load(), Differed: sl.differed.Load(), Hist: make([]uint64, histBuckets), Open: s.waiting(sl)}
+		Unlogged: sl.unlogged.Load(), Cached: sl.cached.Load(), Mirrored: sl.mirrored.Load(), Differed: sl.differed.Load(), Hist: make([]uint64, histBuckets), Open: s.waiting(sl)}
 	for i := range c.Classes {
 		c.Classes[i] = sl.classes[i].Load()
 	}

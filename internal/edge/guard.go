@@ -8,9 +8,11 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/httpcache"
 )
 
 // Guard is what protects a route's instances from its clients, and the clients from a bad instance. A route without any
@@ -55,6 +57,9 @@ type memory struct {
 	queue  queue
 	rates  rates
 	firsts firsts
+
+	cache   atomic.Pointer[httpcache.Cache] // nil where the route has none
+	release atomic.Int64                    // the last one that its clients went to
 }
 
 // follow puts the rules of a table in force.
@@ -99,6 +104,7 @@ func (p *proxy) recallSlowly(rt *route) *memory {
 	}
 	if table.byKey[rt.key] == rt { // and not one that a request still holds
 		m.follow(rt.Guard)
+		m.keep(rt)
 	}
 	rt.memory.Store(m)
 	return m
@@ -129,18 +135,14 @@ func (f *refusal) answer(w http.ResponseWriter) {
 	http.Error(w, f.text, f.status)
 }
 
-// guarded serves a request of a route that has protections.
+// guarded has an instance serve a request that was admitted, of a route that has protections.
 func (p *proxy) guarded(g *Guard, ex *exchange, w http.ResponseWriter, r *http.Request) {
-	if f := p.admit(ex, asked{ex.route.client(r), r.Header, r.ContentLength}); f != nil {
-		ex.refuse(f, w, r)
-		return
-	}
-	if f := p.authorized(r.Context(), ex, r); f != nil {
-		ex.refuse(f, w, r)
-		return
-	}
 	if g.Request > 0 {
-		ctx, stop := limitTime(r.Context(), g.Request)
+		most := g.Request
+		if ex.apart {
+			most -= time.Since(ex.arrived) // it is the client's request that is bounded
+		}
+		ctx, stop := limitTime(r.Context(), most)
 		defer stop()
 		ex.upgraded = append(ex.upgraded, stop)
 		r = r.WithContext(ctx)

@@ -38,6 +38,9 @@ func (c *clientConn) exchange() (keep bool, err error) {
 	if rt.Hedge != nil {
 		return false, errHandOver // two instances at once are asked there
 	}
+	if rt.transforms() {
+		return false, errHandOver
+	}
 	if g := rt.Guard; g != nil && g.Body > 0 && c.frame.chunked && c.holds > g.Body {
 		return false, errHandOver // there it is cut off where it goes over
 	}

@@ -41,7 +41,8 @@ type proxy struct {
 	passwords *passwords
 	asker     http.RoundTripper // of who lets clients in
 	access    *accessLog
-	exporters *exporters // of spans
+	exporters *exporters   // of spans
+	fetches   atomic.Int64 // that caches make and that have not ended
 }
 
 // exchange is one request on its way.
@@ -67,6 +68,12 @@ type exchange struct {
 	upload   atomic.Int64     // bytes of the body that were read for an instance
 	waited   time.Duration    // for an instance's answer to begin; 0 where that tells nothing
 	cutOff   atomic.Bool      // the client's own body broke off or is not HTTP
+
+	cache   string    // what the route's cache had to do with it, in its words
+	by      *endpoint // who answered a request that the cache made for it
+	apart   bool      // it is such a request: no client's, and not the route's
+	spare   bool      // and something is kept for the case that nobody answers
+	arrived time.Time // when the client's did, for which it was made
 
 	refused  bool        // by a limit of the edge; see [refusal]
 	tooBig   atomic.Bool // its body went over longest
@@ -188,11 +195,7 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 			cw.body = body
 		}
 	}
-	if rt.Guard != nil {
-		p.guarded(rt.Guard, ex, cw, in)
-		return
-	}
-	p.rp.ServeHTTP(cw, in)
+	p.answer(ex, cw, in)
 }
 
 // finish counts the request for its route and for the instance that served it.
@@ -222,7 +225,7 @@ func (p *proxy) ended(ex *exchange, o outcome, t teller, broken, gone bool) {
 		p.stats.gaveUp(ex.route.stats, now, o.failed)
 	}
 	ex.route.stats.count(o)
-	if o.failed && ex.end == nil {
+	if o.failed && ex.end == nil && ex.by == nil {
 		ex.route.stats.unplaced.Add(1)
 	}
 	if ex.end != nil {
@@ -312,6 +315,9 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Body = keptBody{r.Body}
 	}
 	deadline := time.Now().Add(p.hold)
+	if ex.spare {
+		deadline = time.Now().Add(min(p.hold, spareHold))
+	}
 	for {
 		if err := p.choose(r.Context(), ex, deadline); err != nil {
 			return nil, err
@@ -347,7 +353,9 @@ func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 // begun notes that an instance began to answer at now.
 func (p *proxy) begun(ex *exchange, status int, now time.Time) {
 	ex.gotHead, ex.status, ex.first = true, status, now.Sub(ex.start)
-	p.stats.answered(ex.route.stats, now)
+	if !ex.apart {
+		p.stats.answered(ex.route.stats, now)
+	}
 }
 
 func (p *proxy) transport(r *http.Request) http.RoundTripper {

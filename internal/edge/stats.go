@@ -21,7 +21,7 @@ const (
 	statsLayout  = 4
 	maxSlots     = 4096
 	maxLanes     = 32 // living edge processes at once
-	keyBytes     = 112
+	keyBytes     = 104
 	subBuckets   = 8
 	firstOctave  = 16 // 2^16 ns: 65 µs
 	octaves      = 22 // up to 2^38 ns: 275 s
@@ -48,7 +48,8 @@ type lane struct {
 // slot holds the counters of one instance, or with release and instance 0 those of a route as a whole.
 type slot struct {
 	key      [keyBytes]byte
-	unlogged atomic.Uint64 // routes only: lines of the access log that were dropped; here once was the end of key, which no name reached
+	cached   atomic.Uint64 // routes only: answered out of the edge's memory, and by no instance
+	unlogged atomic.Uint64 // routes only: lines of the access log that were dropped; here and before once was the end of key, which no name reached
 	requests atomic.Uint64 // ended, with whatever outcome
 	failed   atomic.Uint64 // 5xx answers, and requests that could not be delivered or broke off
 	undone   atomic.Uint64 // of failed: no answer came from an instance

@@ -52,6 +52,8 @@ type Route struct {
 	Access      *Access        `json:"access,omitempty"`     // which requests are written down; nil for none
 	Hedge       *Hedge         `json:"hedge,omitempty"`      // when a second instance is asked as well; nil for never
 	Traces      *Traces        `json:"traces,omitempty"`     // which leave spans; nil for none
+	Compress    *Compress      `json:"compress,omitempty"`   // which answers; nil for none
+	Cache       *Cache         `json:"cache,omitempty"`      // what is kept of them; nil for nothing
 	Stream      *Stream        `json:"stream,omitempty"`     // connections are passed on as they are; nil for HTTP
 }
 
@@ -97,7 +99,7 @@ func (t *Table) Check() error {
 			return fail.New(fail.Internal, "routing table", "%s has two routes", name)
 		}
 		keys[name] = true
-		if err := cmp.Or(r.Guard.check(name), r.Access.check(name), r.Traces.check(name), r.Hedge.check(name)); err != nil {
+		if err := cmp.Or(r.Guard.check(name), r.Access.check(name), r.Traces.check(name), r.Hedge.check(name), r.Compress.check(name), r.Cache.check(name)); err != nil {
 			return err
 		}
 		for _, m := range r.Moved {

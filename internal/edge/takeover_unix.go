@@ -67,7 +67,7 @@ func (s *Server) Shut(grace time.Duration) {
 	s.accepts.Wait()
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
-	for end := time.Now().Add(grace); s.serving.Load() > 0 && time.Now().Before(end); {
+	for end := time.Now().Add(grace); s.serving.Load()+s.proxy.fetches.Load() > 0 && time.Now().Before(end); {
 		<-t.C
 	}
 	s.proxy.access.close()
@@ -80,7 +80,7 @@ func (s *Server) drain() {
 	s.accepts.Wait()
 	t := time.NewTicker(50 * time.Millisecond)
 	defer t.Stop()
-	for s.conns.Load() > 0 || s.serving.Load() > 0 {
+	for s.conns.Load() > 0 || s.serving.Load() > 0 || s.proxy.fetches.Load() > 0 {
 		<-t.C
 	}
 	s.proxy.access.close()
