@@ -34,6 +34,9 @@ func (d *decoder) checkAuth(a Auth) error {
 	if d.places["route.auth"] == nil {
 		return nil
 	}
+	if d.places["route.cache"] != nil {
+		return d.at("route.cache", "what is kept of answers is for everybody, and with route.auth they are for who was let in").Hinted("remove one of them")
+	}
 	if !a.On() {
 		return d.at("route.auth", "neither users nor ask: nobody could get in").Hinted("write auth: {users: {alice: $2y$10$...}}, or auth: {ask: http://127.0.0.1:4180/verify}")
 	}

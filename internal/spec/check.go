@@ -62,6 +62,7 @@ func (d *decoder) defaults(s *Spec) {
 	d.streamDefaults(&s.Route)
 	d.guardDefaults(&s.Route)
 	d.accessDefaults(&s.Route.AccessLog)
+	d.keepDefaults(&s.Route)
 	d.tracesDefaults(&s.Route.Traces)
 	d.authDefaults(&s.Route.Auth)
 	d.redirectDefaults(s.Route.Redirects)
@@ -319,7 +320,7 @@ func (d *decoder) checkRoute(s *Spec) error {
 	if err := d.checkGuard(r); err != nil {
 		return err
 	}
-	for _, err := range []error{d.checkAccess(r.AccessLog), d.checkTraces(r.Traces), d.checkHedge(r), d.checkAuth(r.Auth), d.checkRedirects(r.Redirects)} {
+	for _, err := range []error{d.checkKept(r), d.checkAccess(r.AccessLog), d.checkTraces(r.Traces), d.checkHedge(r), d.checkAuth(r.Auth), d.checkRedirects(r.Redirects)} {
 		if err != nil {
 			return err
 		}

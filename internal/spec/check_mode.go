@@ -22,7 +22,7 @@ func (d *decoder) checkMode(s *Spec) error {
 		{"route.trusted", len(r.Trusted) > 0}, {"route.timeouts", r.Timeouts != Timeouts{}}, {"route.eject", r.Eject != Eject{}},
 		{"route.concurrency", r.Concurrency != Concurrency{}}, {"route.rate", len(r.Rate) > 0}, {"route.body", r.Body != 0},
 		{"route.allow", len(r.Allow) > 0}, {"route.send_proxy", r.SendProxy != ""}, {"route.faults", len(r.Faults) > 0}, {"route.access_log", r.AccessLog.On()},
-		{"route.traces", r.Traces.On()}, {"route.hedge", r.Hedge.On()}, {"route.auth", r.Auth.On()}, {"route.redirects", len(r.Redirects) > 0}, {"route.unavailable", r.Unavailable != ""},
+		{"route.traces", r.Traces.On()}, {"route.compress", r.Compress.On()}, {"route.cache", r.Cache.On()}, {"route.hedge", r.Hedge.On()}, {"route.auth", r.Auth.On()}, {"route.redirects", len(r.Redirects) > 0}, {"route.unavailable", r.Unavailable != ""},
 	}
 	if r.Mode == ModeKernel { // in the adaptive mode a rollout goes through the proxy
 		needs = append(needs, setting{"route.preview", r.Preview.On()}, setting{"release.mirror", s.Release.Mirror.For > 0},

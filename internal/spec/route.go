@@ -40,6 +40,9 @@ type Route struct {
 	AccessLog AccessLog `json:"access_log,omitzero" jsonschema:"a line for each request, or for a sample of them; default: none"`
 	Traces    Traces    `json:"traces,omitzero" jsonschema:"spans of requests, by OTLP to a collector; default: none"`
 
+	Compress Compress `json:"compress,omitzero" jsonschema:"answers are compressed for clients that take them so; {} for what is usual; default: as the service sends them"`
+	Cache    Cache    `json:"cache,omitzero" jsonschema:"answers are kept in the edge's memory as they allow it, and stand in for a service that is down; default: none are"`
+
 	Faults []Fault `json:"faults,omitempty" jsonschema:"what goes wrong on purpose: for rehearsals, not for production"`
 }
 

@@ -90,6 +90,7 @@ func TestSchemaAndReaderAccept(t *testing.T) {
 		"service: a\nroute: {protocol: tcp, mode: kernel}", "service: a\nroute: {protocol: tcp, rate: [{limit: 5/s}], concurrency: {limit: 9}, eject: {}, allow: [10.0.0.1], faults: [{share: 1%, abort: 503}]}\nrelease: {sticky: client}",
 		"service: a\nroute: {hedge: {after: p95}}", "service: a\nroute: {hedge: {after: 50ms}}",
 		"service: a\nroute: {traces: {endpoint: 'http://127.0.0.1:4318'}}", "service: a\nroute: {traces: {endpoint: 'https://otel.example.com/in', sample: 0.1%}}",
+		"service: a\nroute: {compress: {}, cache: {}}", "service: a\nroute: {compress: {types: [text/*], min: 2KiB}, cache: {size: 1GiB, object: 1MiB, default: 10s, stale_if_error: 1d, across_releases: true}}",
 		"service: a\nroute: {concurrency: {limit: auto}}", "service: a\nroute: {concurrency: {limit: 5, queue: 0}}",
 	} {
 		if err := r.Validate(asJSON(t, text)); err != nil {

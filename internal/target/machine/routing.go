@@ -57,6 +57,12 @@ func routingOf(s *spec.Spec) routing {
 	if t := s.Route.Traces; t.On() {
 		r.Traces = &edge.Traces{Endpoint: t.Endpoint, Sample: t.Sample.Float()}
 	}
+	if c := s.Route.Compress; c.On() {
+		r.Compress = &edge.Compress{Types: c.Types, Min: int64(c.Min)}
+	}
+	if c := s.Route.Cache; c.On() {
+		r.Cache = &edge.Cache{Size: int64(c.Size), Object: int64(c.Object), Default: c.Default.D(), StaleIfError: c.StaleIfError.D(), Across: c.Across}
+	}
 	for _, f := range s.Route.Faults {
 		r.Faults = append(r.Faults, edge.Fault{Share: f.Share.Float(), Header: header(f.Header), Delay: f.Delay.D(), Abort: f.Abort})
 	}
