@@ -49,6 +49,9 @@ func accessLine(r logs.Record, s styles) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s %8s %s %s %s %s", s.dim(r.Time.Local().Format("2006-01-02 15:04:05.000")), status, took(f["http.server.request.duration"]),
 		printable(f["http.request.method"]), printable(target), s.dim(by), s.dim(f["client.address"]))
+	if c := f["cache"]; c != "" {
+		fmt.Fprintf(&b, " %s", s.dim(printable(c)))
+	}
 	if f["outcome"] != "served" {
 		fmt.Fprintf(&b, " %s", f["outcome"])
 	}

@@ -14,6 +14,8 @@ func TestAccessLine(t *testing.T) {
 			`"http.response.status_code":200,"http.server.request.duration":0.001234,"user_agent.original":"curl\u001b/8","http.request.header.x-id":["r\u001b1","r2"],"weight":20}`: `200    1.2ms GET shop.example.com:8443/a?b=c 3.2 192.0.2.7 "curl\x1b/8" x-id=r\u001b1","r2 x20`,
 		`"outcome":"failed","error.type":"try_timeout","client.address":"::1","http.request.method":"POST","server.address":"a","url.path":"/\u001b[31m",` +
 			`"http.response.status_code":504,"http.server.request.duration":12.345678,"weight":1}`: `504   12.35s POST a/\x1b[31m 3.2 ::1 failed (try_timeout)`,
+		`"outcome":"served","error.type":"503","client.address":"::1","http.request.method":"GET","server.address":"a","url.path":"/",` +
+			`"http.response.status_code":200,"http.server.request.duration":0.000012,"cache":"stale","weight":1}`: `200     12µs GET a/ 3.2 ::1 stale (503)`,
 		`"outcome":"aborted","error.type":"client_gone","client.address":"::1","http.request.method":"GET","server.address":"a","url.path":"/",` +
 			`"http.server.request.duration":0.000012,"weight":1}`: `---     12µs GET a/ 3.2 ::1 aborted (client_gone)`,
 		`"outcome":"served","error.type":"idle_timeout","client.address":"::1","network.transport":"tcp","server.address":"db.example.com","bytes_sent":1536,"bytes_received":1023,` +
