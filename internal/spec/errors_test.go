@@ -119,7 +119,7 @@ var refused = []struct{ yaml, place, text, hint string }{
 	{"route: {redirects: [{from: /a, to: /b/*}]}", "2:36", "the * stands for nothing", ""},
 	{"route: {redirects: [{from: /a, to: /b}, {from: /c/*, to: /c/d/*}]}", "2:41", "leads back to itself", ""},
 	{"route: {redirects: [{from: /a, to: /b, code: 304}]}", "2:46", "304 is none of 301", ""},
-	{"route: {auth: {ask: 'http://a/'}, cache: {}}", "2:45", "for who was let in", "remove one"},
+	{"route: {auth: {ask: 'http://a/'}, cache: {}}", "2:42", "for who was let in", "remove one"},
 	{"route: {auth: {}}", "2:15", "nobody could get in", "users: {alice"},
 	{"route: {auth: {users: {alice: secret}}}", "2:31", "not the bcrypt hash", "htpasswd -nB alice"},
 	{"route: {auth: {users: {'a:b': secret}}}", "2:23", `"a:b" cannot be a user's name`, ""},
