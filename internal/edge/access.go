@@ -306,6 +306,8 @@ func (w *countingWriter) told(ex *exchange) told {
 		t.target = r.URL.RequestURI()
 	}
 	switch {
+	case r.ProtoMajor == 3:
+		t.version = "3"
 	case r.ProtoMajor == 2:
 		t.version = "2"
 	case r.ProtoMinor == 0:

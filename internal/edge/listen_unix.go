@@ -15,6 +15,9 @@ import (
 
 // listen opens addr, or takes it over from the generation before. Connections wait until accept is called. s.mu is held.
 func (s *Server) listen(addr string) error {
+	if udp, ok := udpAddress(addr); ok {
+		return s.h3.listen(udp)
+	}
 	if s.listeners[addr] != nil {
 		return nil
 	}
@@ -48,6 +51,7 @@ func (s *Server) accept() {
 			s.accepts.Go(func() { s.takeAll(addr, s.helloListener(addr, l)) })
 		}
 	}
+	s.h3.serve()
 }
 
 // unlisten closes a listener; its connections stay.
@@ -61,7 +65,7 @@ func (s *Server) unlisten(addr string) {
 func (s *Server) unlistenUnused() {
 	used := map[string]bool{}
 	for _, r := range s.last.Routes {
-		for _, addr := range r.addresses() {
+		for _, addr := range r.sockets() {
 			used[addr] = true
 		}
 	}
@@ -70,6 +74,7 @@ func (s *Server) unlistenUnused() {
 			s.unlisten(addr)
 		}
 	}
+	s.h3.unlistenUnused(used)
 }
 
 // files returns the names and sockets of all listeners. s.mu is held.
@@ -77,7 +82,7 @@ func (s *Server) files() (names []string, conns []syscall.Conn) {
 	for addr, l := range s.listeners {
 		names, conns = append(names, addr), append(conns, l)
 	}
-	return names, conns
+	return s.h3.files(names, conns)
 }
 
 // store gives the supervisor copies of the listening sockets: they outlive a crash of this process. s.mu is held.

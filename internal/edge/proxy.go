@@ -359,7 +359,7 @@ func (p *proxy) begun(ex *exchange, status int, now time.Time) {
 }
 
 func (p *proxy) transport(r *http.Request) http.RoundTripper {
-	if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+	if r.ProtoMajor >= 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		return p.h2c // gRPC needs its trailers and streams end to end
 	}
 	return p.h1

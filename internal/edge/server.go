@@ -54,6 +54,7 @@ type Server struct {
 	accepting map[string]bool     // those of listeners that are served
 	given     map[string]*os.File // listeners of the generation before, not used yet
 	done      chan struct{}
+	h3        *h3
 }
 
 // Options are what a Server is started with.
@@ -85,6 +86,7 @@ func newServer(o Options, st *Stats) *Server {
 	s := &Server{dirs: o.Dirs, version: o.Version, log: o.Log, lock: o.Lock, stats: st, states: map[string]*endpointState{},
 		listeners: map[string]*net.TCPListener{}, accepting: map[string]bool{}, given: o.Given, last: &Table{}, done: make(chan struct{})}
 	s.certs = certs.Open(certs.Options{Dir: o.Dirs.Certificates(), Log: o.Log})
+	s.h3 = &h3{s: s, listeners: map[string]*quicListener{}}
 	ch := make(chan struct{})
 	s.changed.Store(&ch)
 	s.proxy = newProxy(st, o.Log, o.Access)
@@ -151,7 +153,7 @@ func (s *Server) restore() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range t.Routes {
-		for _, addr := range r.addresses() {
+		for _, addr := range r.sockets() {
 			if err := s.listen(addr); err != nil {
 				s.log.Error("cannot listen", "address", addr, "error", err)
 			}
@@ -198,7 +200,7 @@ func (s *Server) set(t Table, text tableText) (uint64, error) {
 		return 0, err
 	}
 	for _, r := range t.Routes {
-		for _, addr := range r.addresses() {
+		for _, addr := range r.sockets() {
 			if err := s.listen(addr); err != nil {
 				s.unlistenUnused()
 				return 0, fail.New(fail.Preflight, "listen on "+addr, "%w", err).Hinted("choose another route.listen (or route.http), or run `fairlead check` to see who holds it")

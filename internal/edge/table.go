@@ -45,6 +45,7 @@ type Route struct {
 	Introduced  bool           `json:"introduced,omitempty"` // they begin each connection with the PROXY protocol
 	Preview     Preview        `json:"preview,omitzero"`     // who sees the newest release, whatever its share
 	Mirror      int            `json:"mirror,omitempty"`     // percent of the safe requests that a release without a share gets a copy of
+	HTTP3       bool           `json:"http3,omitempty"`      // it is answered over HTTP/3, too, at the UDP port of Listen
 	Stopped     bool           `json:"stopped,omitempty"`    // answer at once that there is nobody, rather than wait
 	Guard       *Guard         `json:"guard,omitempty"`      // protections; nil for none
 	Moved       []Redirection  `json:"moved,omitempty"`      // what is elsewhere; the first that fits counts
@@ -99,7 +100,7 @@ func (t *Table) Check() error {
 			return fail.New(fail.Internal, "routing table", "%s has two routes", name)
 		}
 		keys[name] = true
-		if err := cmp.Or(r.Guard.check(name), r.Access.check(name), r.Traces.check(name), r.Hedge.check(name), r.Compress.check(name), r.Cache.check(name)); err != nil {
+		if err := cmp.Or(r.Guard.check(name), r.Access.check(name), r.Traces.check(name), r.Hedge.check(name), r.Compress.check(name), r.Cache.check(name), r.checkHTTP3()); err != nil {
 			return err
 		}
 		for _, m := range r.Moved {
@@ -219,6 +220,7 @@ func compile(t, last *Table, before *routes, st *Stats, states map[string]*endpo
 	}
 	for i, r := range t.Routes {
 		breathe(i)
+		r = r.advertised()
 		cr := &route{Route: r, key: r.Key(), access: compileAccess(&r), traces: compileTraces(&r)}
 		old := before.named(cr.key)
 		if cr.stats = old.stats; cr.stats == nil {

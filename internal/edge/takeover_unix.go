@@ -51,6 +51,7 @@ func (s *Server) giveTo(c *net.UnixConn) error {
 	for addr := range s.listeners {
 		s.unlisten(addr)
 	}
+	s.h3.leave(true)
 	s.wake()
 	return s.lock.Close()
 }
@@ -63,6 +64,7 @@ func (s *Server) Shut(grace time.Duration) {
 	for addr := range s.listeners {
 		s.unlisten(addr)
 	}
+	s.h3.leave(false)
 	s.mu.Unlock()
 	s.accepts.Wait()
 	t := time.NewTicker(10 * time.Millisecond)
@@ -70,6 +72,7 @@ func (s *Server) Shut(grace time.Duration) {
 	for end := time.Now().Add(grace); s.serving.Load()+s.proxy.fetches.Load() > 0 && time.Now().Before(end); {
 		<-t.C
 	}
+	s.h3.close()
 	s.proxy.access.close()
 	s.proxy.exporters.close()
 	s.stats.leave()
@@ -83,6 +86,7 @@ func (s *Server) drain() {
 	for s.conns.Load() > 0 || s.serving.Load() > 0 || s.proxy.fetches.Load() > 0 {
 		<-t.C
 	}
+	s.h3.close()
 	s.proxy.access.close()
 	s.proxy.exporters.close()
 	close(s.done)

@@ -162,7 +162,7 @@ func (p *proxy) aside(listen string, rt *route, w http.ResponseWriter, r *http.R
 		http.Error(w, "no service answers to this host here", http.StatusNotFound)
 	case rt.encrypts() && r.TLS == nil:
 		rt.redirect(w, r)
-	case rt.Stream != nil || p.strangers(listen, rt, r):
+	case rt.Stream != nil || p.strangers(listen, rt, r), r.ProtoMajor == 3 && !rt.HTTP3:
 		http.Error(w, "this connection is for another host", http.StatusMisdirectedRequest)
 	default:
 		return rt.moved(w, r)

@@ -133,6 +133,9 @@ func (d Dirs) Table() string { return filepath.Join(d.State, "edge", "table.json
 // Certificates is where the edge keeps certificates and their keys.
 func (d Dirs) Certificates() string { return filepath.Join(d.State, "edge", "certificates") }
 
+// QUICKey is the secret from which an edge makes its keys for HTTP/3: the next one must know its packets.
+func (d Dirs) QUICKey() string { return filepath.Join(d.State, "edge", "quic.key") }
+
 // Stats is the edge's counters, shared memory between its generations and the agent.
 func (d Dirs) Stats() string { return filepath.Join(d.State, "edge", "stats") }
 
