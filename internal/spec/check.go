@@ -320,7 +320,7 @@ func (d *decoder) checkRoute(s *Spec) error {
 	if err := d.checkGuard(r); err != nil {
 		return err
 	}
-	for _, err := range []error{d.checkKept(r), d.checkAccess(r.AccessLog), d.checkTraces(r.Traces), d.checkHedge(r), d.checkAuth(r.Auth), d.checkRedirects(r.Redirects)} {
+	for _, err := range []error{d.checkHTTP3(r), d.checkKept(r), d.checkAccess(r.AccessLog), d.checkTraces(r.Traces), d.checkHedge(r), d.checkAuth(r.Auth), d.checkRedirects(r.Redirects)} {
 		if err != nil {
 			return err
 		}

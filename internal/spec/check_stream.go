@@ -88,7 +88,7 @@ func (d *decoder) ofRequests(s *Spec) []setting {
 	sticky := s.Release.Sticky
 	all := []setting{
 		{"route.paths", len(r.Paths) > 0}, {"route.strip", r.Strip}, {"route.methods", len(r.Methods) > 0}, {"route.header", r.Header != ""},
-		{"route.traces", r.Traces.On()}, {"route.compress", r.Compress.On()}, {"route.cache", r.Cache.On()}, {"route.hedge", r.Hedge.On()}, {"route.eject.slower", r.Eject.Slower != 0}, {"route.auth", r.Auth.On()}, {"route.redirects", len(r.Redirects) > 0}, {"route.unavailable", r.Unavailable != ""}, {"route.preview.table", len(r.Preview.Table) > 0},
+		{"route.http3", r.HTTP3}, {"route.traces", r.Traces.On()}, {"route.compress", r.Compress.On()}, {"route.cache", r.Cache.On()}, {"route.hedge", r.Hedge.On()}, {"route.eject.slower", r.Eject.Slower != 0}, {"route.auth", r.Auth.On()}, {"route.redirects", len(r.Redirects) > 0}, {"route.unavailable", r.Unavailable != ""}, {"route.preview.table", len(r.Preview.Table) > 0},
 		{"route.headers.request", len(r.Headers.Request.Set)+len(r.Headers.Request.Remove) > 0},
 		{"route.headers.response", len(r.Headers.Response.Set)+len(r.Headers.Response.Remove) > 0},
 		{"route.preview.header", r.Preview.Header != ""}, {"route.body", r.Body != 0},

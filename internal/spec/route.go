@@ -14,6 +14,7 @@ type Route struct {
 	Certificate Certificate `json:"certificate,omitzero" jsonschema:"tls: own"`
 	ACME        ACME        `json:"acme,omitzero" jsonschema:"tls: auto"`
 	Clients     string      `json:"clients,omitempty" jsonschema:"a PEM file on the machine: only clients with a certificate of these authorities get in"`
+	HTTP3       bool        `json:"http3,omitempty" jsonschema:"with tls: answer over HTTP/3, too, at the UDP port of listen, and tell clients of it (Alt-Svc)"`
 	TLSMin      string      `json:"tls_min,omitempty" jsonschema:"the least version of TLS, 1.2 or 1.3; default 1.2"`
 
 	Methods []string `json:"methods,omitempty" jsonschema:"only requests with one of these methods, as [GET, HEAD]: another service may have the others"`

@@ -27,7 +27,8 @@ func routingOf(s *spec.Spec) routing {
 		return edge.Header{Name: name, Value: value}
 	}
 	r := routing{Route: edge.Route{
-		Hosts: s.Route.Hosts, Methods: s.Route.Methods, Match: header(s.Route.Header), Paths: s.Route.Paths, Strip: s.Route.Strip, Trusted: networks(s.Route.Trusted), Introduced: s.Route.Proxied,
+		Hosts: s.Route.Hosts, Methods: s.Route.Methods, Match: header(s.Route.Header), Paths: s.Route.Paths, Strip: s.Route.Strip,
+		Trusted: networks(s.Route.Trusted), Introduced: s.Route.Proxied, HTTP3: s.Route.HTTP3,
 		Headers: edge.Headers{Request: edge.Change(s.Route.Headers.Request), Response: edge.Change(s.Route.Headers.Response)},
 		Sticky:  s.Release.Sticky, Preview: edge.Preview{Host: s.Route.Preview.Host, Header: header(s.Route.Preview.Header), Table: s.Route.Preview.Table, Clients: networks(s.Route.Preview.Clients)},
 		Guard: guardOf(s.Route), Page: s.Route.Unavailable, Stream: streamOf(s.Route),
