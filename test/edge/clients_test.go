@@ -44,6 +44,7 @@ func inBoth(t *testing.T, instance string) both {
 	b := both{plain: fmt.Sprintf("127.0.0.1:%d", p[0]), secure: fmt.Sprintf("127.0.0.1:%d", p[1])}
 	plain, secure := shop(b.plain, instance), shop(b.secure, instance)
 	secure.Service, secure.TLS = "secure", &edge.TLS{Source: certs.Source{Kind: certs.Local}}
+	secure.HTTP3 = true
 	if _, err := s.Set(edge.Table{Routes: []edge.Route{plain, secure}}); err != nil {
 		t.Fatal(err)
 	}
