@@ -30,10 +30,10 @@ const (
 	quicHandshake = 5 * time.Second
 	// quicIdle is how long nothing may come of a client. NATs forget a client's address sooner than a minute, and clients know that.
 	quicIdle = 30 * time.Second
-	// maxQUIC is how many connections there are at once: unlike those of TCP no limit of the system's bounds them.
-	maxQUIC = 20000
+	// maxQUIC is how many connections there are at once: unlike those of TCP no limit of the system's bounds them. Each takes some 90 KiB.
+	maxQUIC = 10000
 	// maxKnocking is how many of them may be in their handshakes.
-	maxKnocking = 2000
+	maxKnocking = 1000
 	// verifyAbove is from how many handshakes on clients prove that their address is theirs (RFC 9000, section 8.1.2).
 	verifyAbove = 100
 	// lateKnock is how long after it was replaced an edge goes on with handshakes that were begun with it.

@@ -1,6 +1,6 @@
 //go:build unix
 
-// Package edgeload holds the promise that no client of the edge is harmed by what is changed behind it: 200 connections of every
+// Package edgeload holds the promise that no client of the edge is harmed by what is changed behind it: 215 connections of every
 // kind, while traffic is switched, weights change, certificates are renewed and the edge itself is replaced.
 package edgeload
 
@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { rig.Main(m) }
 
 const (
-	connections  = 200
+	connections  = 215
 	switches     = 20
 	weights      = 20
 	replacements = 10
@@ -40,6 +40,7 @@ route:
   hosts: [shop.test]
   listen: %q
   tls: own
+  http3: true
   certificate: {cert: %q, key: %q}
 run: {instances: 2}
 release: {watch: 100ms, warm: 10m, keep: 50}
@@ -101,6 +102,7 @@ func TestNobodyIsHarmed(t *testing.T) {
 		l.run(25, name+"HTTP/1.1 anew", s, l.one(false))
 		l.run(20, name+"HTTP/2", s, l.two)
 	}
+	l.run(15, "HTTP/3", shop, l.three)
 	l.run(25, "WebSocket over TLS that stays", shop, l.socket(0))
 	l.run(25, "short WebSocket", till, l.socket(3))
 	if l.clients != connections {
