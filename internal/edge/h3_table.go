@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/fairlead-dev/fairlead/internal/fail"
 )
@@ -47,4 +48,19 @@ func (r Route) advertised() Route {
 	}
 	r.Headers.Response.Set = set
 	return r
+}
+
+// quick reports whether anything of a host is answered over HTTP/3: a handshake knows no path, and what is not gets 421.
+func (c *routes) quick(listen, host string) bool {
+	hosts, has := c.byListen[listen], func(b claim) bool { return b.HTTP3 }
+	for name := hostname(host); ; {
+		if slices.ContainsFunc(hosts[name], has) {
+			return true
+		}
+		_, rest, ok := strings.Cut(strings.TrimPrefix(name, "*."), ".")
+		if !ok {
+			return slices.ContainsFunc(hosts[""], has)
+		}
+		name = "*." + rest
+	}
 }

@@ -4,6 +4,7 @@ package edge
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -17,18 +18,25 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
 
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/keeper"
 )
 
-// load3 is [load] over HTTP/3.
-func (g *rig) load3(clients int) (sent, failed func() int64, stop func()) {
-	var n, bad atomic.Int64
+// load3 is [load] over HTTP/3. It tells how many connections were made, too.
+func (g *rig) load3(clients int) (sent, failed, made func() int64, stop func()) {
+	var n, bad, dials atomic.Int64
 	var all sync.WaitGroup
 	done := make(chan bool)
 	for range clients {
 		c := g.client3(nil)
+		tr := c.Transport.(*http3.Transport)
+		dial := tr.Dial
+		tr.Dial = func(ctx context.Context, addr string, t *tls.Config, q *quic.Config) (*quic.Conn, error) {
+			dials.Add(1)
+			return dial(ctx, addr, t, q)
+		}
 		all.Go(func() {
 			for {
 				select {
@@ -44,7 +52,7 @@ func (g *rig) load3(clients int) (sent, failed func() int64, stop func()) {
 			}
 		})
 	}
-	return n.Load, bad.Load, sync.OnceFunc(func() { close(done); all.Wait() })
+	return n.Load, bad.Load, dials.Load, sync.OnceFunc(func() { close(done); all.Wait() })
 }
 
 func post3(c *http.Client) error {
@@ -73,10 +81,28 @@ func TestHTTP3TakeOver(t *testing.T) {
 			io.Copy(w, strings.NewReader(strings.Repeat("x", 1<<20)))
 			return
 		}
+		if r.URL.Path == "/upload" {
+			n, err := io.Copy(io.Discard, r.Body)
+			fmt.Fprint(w, n, err)
+			return
+		}
 		echo(w, r)
 	})))
-	sent, failed, stop := g.load3(6)
+	const clients = 6
+	sent, failed, made, stop := g.load3(clients)
 	defer stop()
+	in, out := io.Pipe()
+	uploaded := make(chan string)
+	go func() {
+		res, err := g.client3(nil).Post("https://shop.localhost/upload", "", in)
+		if err != nil {
+			uploaded <- err.Error()
+			return
+		}
+		defer res.Body.Close()
+		b, _ := io.ReadAll(res.Body)
+		uploaded <- string(b)
+	}()
 	long := make(chan string)
 	go func() {
 		res, err := g.client3(nil).Get("https://shop.localhost/long")
@@ -96,8 +122,12 @@ func TestHTTP3TakeOver(t *testing.T) {
 		if line := receive(t, lines); line != "serving" {
 			t.Fatal(i, line)
 		}
+		if _, err := out.Write(make([]byte, 1<<20)); err != nil { // the first edge gets it through each of the others
+			t.Fatal(i, err)
+		}
+		eventually(t, func() bool { return made() >= int64(clients*(i+2)) }) // all have come to the new one
 		reached := sent()
-		eventually(t, func() bool { return sent() > reached+200 })
+		eventually(t, func() bool { return sent() > reached+100 })
 	}
 	select {
 	case got := <-long:
@@ -112,12 +142,16 @@ func TestHTTP3TakeOver(t *testing.T) {
 	if got, want := receive(t, long), fmt.Sprint(len("first,")+1<<20, " <nil>"); got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
+	out.Close()
+	if got := receive(t, uploaded); got != "5242880 <nil>" {
+		t.Error("of 5 MiB sent up came", got)
+	}
 	stop()
 	receive(t, g.s.Done())
 	if failed() != 0 {
 		t.Errorf("%d of %d requests failed", failed(), sent())
 	}
-	if got := g.settled(uint64(sent()) + 1); got.Failed+got.Aborted != 0 {
+	if got := g.settled(uint64(sent()) + 2); got.Failed+got.Aborted != 0 {
 		t.Errorf("%+v", got)
 	}
 }
@@ -126,7 +160,7 @@ func TestHTTP3TakeOver(t *testing.T) {
 func TestHTTP3TakeOverThatDies(t *testing.T) {
 	g := startEdge(t, newDirs(t))
 	g.set(quickly("", serveOn(t, echo)))
-	sent, failed, stop := g.load3(2)
+	sent, failed, _, stop := g.load3(2)
 	defer stop()
 	for range 2 {
 		_, lines, end := g.successor("die")

@@ -272,6 +272,103 @@ func TestHTTP3Refuses(t *testing.T) {
 	}
 }
 
+// A handshake knows no path: one of a host's routes is enough for it.
+func TestHTTP3OfSomePaths(t *testing.T) {
+	g := startEdge(t, newDirs(t))
+	table := quickly("", serveOn(t, says("x")))
+	rest := table.Routes[0]
+	rest.Service, rest.HTTP3 = "rest", false
+	table.Routes[0].Paths = []string{"/api"}
+	table.Routes[2].Hosts = []string{"*.b.localhost"}
+	table.Routes[1].Hosts = []string{"*.c.b.localhost"}
+	table.Routes = append(table.Routes, rest)
+	g.set(table)
+	c := g.client3(nil)
+	for url, want := range map[string]int{"shop.localhost/api/a": http.StatusOK, "shop.localhost/": http.StatusMisdirectedRequest, "a.c.b.localhost/": http.StatusOK, "a.b.localhost/": 0} {
+		if code, _, _, err := fetch(t, c, "https://"+url, ""); code != want || want != 0 && err != nil {
+			t.Errorf("%s: %d %v", url, code, err)
+		}
+	}
+}
+
+// Who never ends the headers of a request is not waited for longer than who asks for nothing.
+func TestHTTP3SlowHeaders(t *testing.T) {
+	g := startEdge(t, newDirs(t))
+	g.set(quickly("", serveOn(t, says("x"))))
+	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	conf := g.trusting()
+	conf.ServerName, conf.NextProtos = "shop.localhost", []string{http3.NextProtoH3}
+	conn, err := (&quic.Transport{Conn: udp}).Dial(t.Context(), g.udp(), conf, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	str, err := conn.OpenStreamSync(t.Context())
+	if err == nil {
+		_, err = str.Write([]byte{1, 100, 0, 0}) // of a HEADERS frame
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := g.s.h3.listeners[anyPort]
+	var c *quicConn
+	eventually(t, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for c = range l.conns {
+		}
+		return c != nil
+	})
+	if c.checkIdle(); conn.Context().Err() != nil {
+		t.Error("it ended at once")
+	}
+	c.last.Add(-int64(idleTimeout))
+	c.checkIdle()
+	receive(t, conn.Context().Done())
+	eventually(t, func() bool { return g.s.conns.Load() == 0 })
+}
+
+// An edge that is stopped answers what it was asked, whole, and says goodbye.
+func TestHTTP3Stop(t *testing.T) {
+	g := startEdge(t, newDirs(t))
+	began, wait := make(chan bool), make(chan bool)
+	g.set(quickly("", serveOn(t, func(w http.ResponseWriter, _ *http.Request) {
+		began <- true
+		<-wait
+		w.Write(make([]byte, 1<<20))
+	})))
+	got := make(chan error)
+	go func() {
+		res, err := g.client3(nil).Get("https://shop.localhost/")
+		if err == nil {
+			var n int64
+			if n, err = io.Copy(io.Discard, res.Body); n != 1<<20 {
+				err = fmt.Errorf("%d bytes: %w", n, err)
+			}
+			res.Body.Close()
+		}
+		got <- err
+	}()
+	receive(t, began)
+	ended := make(chan bool)
+	go func() {
+		g.s.Shut(patience)
+		close(ended)
+	}()
+	eventually(t, g.s.leaving.Load)
+	close(wait)
+	if err := receive(t, got); err != nil {
+		t.Error(err)
+	}
+	receive(t, ended)
+	if n := g.s.conns.Load(); n != 0 {
+		t.Errorf("%d connections are left", n)
+	}
+}
+
 func TestHTTP3AccessLog(t *testing.T) {
 	g := startEdge(t, newDirs(t))
 	w := g.logs()

@@ -23,7 +23,7 @@ const (
 	// udpName begins the names of UDP sockets, which go from one generation to the next beside those for TCP.
 	udpName = "udp:"
 	// maxStreams is how many requests of one client may be under way on a connection.
-	maxStreams = 250
+	maxStreams = 100
 	// maxUniStreams: a client needs three (RFC 9114, section 6.2).
 	maxUniStreams = 8
 	// quicHandshake bounds a handshake from packet to packet; twice that bounds it whole.
@@ -38,6 +38,8 @@ const (
 	verifyAbove = 100
 	// lateKnock is how long after it was replaced an edge goes on with handshakes that were begun with it.
 	lateKnock = 2 * quicHandshake
+	// lingerFor is how long an edge that is stopped waits after the last answer.
+	lingerFor = time.Second
 	// How much of bodies waits here, unread by an instance, of a request and of a connection.
 	streamWindow, connWindow = 2 << 20, 4 << 20
 )
@@ -48,7 +50,7 @@ type h3 struct {
 	keys      *quicKeys
 	others    *others
 	listeners map[string]*quicListener
-	closed    bool
+	conns     sync.Map // of listeners, by address: another generation's packets wait for no lock
 
 	open     atomic.Int64 // connections, in their handshakes or after it
 	knocking atomic.Int64 // those in their handshakes
@@ -85,11 +87,8 @@ func (h *h3) start() error {
 
 // put gives a packet that another generation passed on to whom it is for.
 func (h *h3) put(p packet) {
-	h.s.mu.Lock()
-	l := h.listeners[p.addr]
-	h.s.mu.Unlock()
-	if l != nil {
-		l.conn.put(p)
+	if c, ok := h.conns.Load(p.addr); ok {
+		c.(*packetConn).put(p)
 	}
 }
 
@@ -124,7 +123,9 @@ func (h *h3) listen(addr string) error {
 		c.Close()
 		return fmt.Errorf("%s is not a UDP address", addr)
 	}
-	h.listeners[addr] = &quicListener{h: h, addr: addr, conn: newPacketConn(uc, addr, h.others), conns: map[*quicConn]bool{}}
+	l := &quicListener{h: h, addr: addr, conn: newPacketConn(uc, addr, h.others), conns: map[*quicConn]bool{}}
+	h.listeners[addr] = l
+	h.conns.Store(addr, l.conn)
 	return nil
 }
 
@@ -156,8 +157,9 @@ func (l *quicListener) serve() (err error) {
 
 // quicHandshake is [Server.handshake] for a route that is answered over HTTP/3.
 func (s *Server) quicHandshake(addr string, hello *tls.ClientHelloInfo) (*tls.Config, error) {
-	rt := s.current().ofHost(addr, hello.ServerName)
-	if rt == nil || rt.tls == nil || !rt.HTTP3 {
+	table := s.current()
+	rt := table.ofHost(addr, hello.ServerName)
+	if rt == nil || rt.tls == nil || !table.quick(addr, hello.ServerName) {
 		return nil, fmt.Errorf("nobody answers to %q over HTTP/3 here", hello.ServerName)
 	}
 	c := rt.tls.Clone()
@@ -287,6 +289,7 @@ func (h *h3) unlisten(addr string) {
 			done := mine && l.held.Load() == 0
 			if done {
 				delete(h.listeners, addr)
+				h.conns.CompareAndDelete(addr, l.conn)
 			}
 			h.s.mu.Unlock()
 			if done {
@@ -328,11 +331,36 @@ func (h *h3) leave(succeeded bool) {
 	}
 }
 
+// linger waits, at most until end, for the ends of the last answers to reach their clients: what was lost of them is sent again.
+func (h *h3) linger(end time.Time) {
+	t := time.NewTicker(10 * time.Millisecond)
+	defer t.Stop()
+	for time.Now().Before(end) && time.Since(h.lastAnswer()) < lingerFor {
+		<-t.C
+	}
+}
+
+// lastAnswer is when the last answer ended that may still be on its way.
+func (h *h3) lastAnswer() (at time.Time) {
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
+	for _, l := range h.listeners {
+		l.mu.Lock()
+		for c := range l.conns {
+			if ended := time.Unix(0, c.last.Load()); c.asked.Load() && ended.After(at) {
+				at = ended
+			}
+		}
+		l.mu.Unlock()
+	}
+	return at
+}
+
 // close ends everything of h.
 func (h *h3) close() {
 	h.s.mu.Lock()
 	all, o := h.listeners, h.others
-	h.listeners, h.closed = map[string]*quicListener{}, true
+	h.listeners = map[string]*quicListener{}
 	h.s.mu.Unlock()
 	for _, l := range all {
 		l.close()

@@ -69,9 +69,11 @@ func (s *Server) Shut(grace time.Duration) {
 	s.accepts.Wait()
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
-	for end := time.Now().Add(grace); s.serving.Load()+s.proxy.fetches.Load() > 0 && time.Now().Before(end); {
+	end := time.Now().Add(grace)
+	for s.serving.Load()+s.proxy.fetches.Load() > 0 && time.Now().Before(end) {
 		<-t.C
 	}
+	s.h3.linger(end)
 	s.h3.close()
 	s.proxy.access.close()
 	s.proxy.exporters.close()
