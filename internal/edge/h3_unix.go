@@ -34,6 +34,8 @@ const (
 	maxQUIC = 10000
 	// maxKnocking is how many of them may be in their handshakes.
 	maxKnocking = 1000
+	// takers is how many wait for connections whose handshakes are done: the library has room for 32 more, and refuses all others.
+	takers = 100
 	// verifyAbove is from how many handshakes on clients prove that their address is theirs (RFC 9000, section 8.1.2).
 	verifyAbove = 100
 	// lateKnock is how long after it was replaced an edge goes on with handshakes that were begun with it.
@@ -149,10 +151,13 @@ func (l *quicListener) serve() (err error) {
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) { return h.s.quicHandshake(l.addr, hello) }}
 	l.ln, err = l.tr.Listen(conf, &quic.Config{HandshakeIdleTimeout: quicHandshake, MaxIdleTimeout: quicIdle, MaxIncomingStreams: maxStreams,
 		MaxIncomingUniStreams: maxUniStreams, MaxStreamReceiveWindow: streamWindow, MaxConnectionReceiveWindow: connWindow})
-	if err == nil {
+	if err != nil {
+		return err
+	}
+	for range takers {
 		l.group.Go(l.takeAll)
 	}
-	return err
+	return nil
 }
 
 // quicHandshake is [Server.handshake] for a route that is answered over HTTP/3.
