@@ -36,8 +36,9 @@ const (
 	maxKnocking = 1000
 	// takers is how many wait for connections whose handshakes are done: the library has room for 32 more, and refuses all others.
 	takers = 100
-	// verifyAbove is from how many handshakes on clients prove that their address is theirs (RFC 9000, section 8.1.2).
-	verifyAbove = 100
+	// verifyAbove is from how many handshakes on clients prove that their address is theirs (RFC 9000, section 8.1.2). The library has room
+	// for eight that are to be asked for it: when all clients come again at once, as after a crash, it is better not to ask.
+	verifyAbove = 500
 	// lateKnock is how long after it was replaced an edge goes on with handshakes that were begun with it.
 	lateKnock = 2 * quicHandshake
 	// lingerFor is how long an edge that is stopped waits after the last answer.
