@@ -2,6 +2,7 @@ package edge
 
 import (
 	"cmp"
+	"iter"
 	"net"
 	"net/http"
 	"path"
@@ -85,19 +86,27 @@ func (c *routes) find(listen, host, path string, q asks) *route {
 	if hosts == nil {
 		return nil
 	}
-	host = hostname(host)
-	if r := longest(hosts[host], path, q); r != nil && host != "" {
-		return r
-	}
-	for i := range len(host) {
-		if host[i] != '.' {
-			continue
-		}
-		if r := longest(hosts[host[i:]], path, q); r != nil {
+	for name := range namesFor(hostname(host)) {
+		if r := longest(hosts[name], path, q); r != nil {
 			return r
 		}
 	}
-	return longest(hosts[""], path, q)
+	return nil
+}
+
+// namesFor are those under which a host's routes stand, the nearest first: its own, ".example.com" for all below that, "" for all.
+func namesFor(host string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if host != "" && !yield(host) {
+			return
+		}
+		for i := range len(host) {
+			if host[i] == '.' && !yield(host[i:]) {
+				return
+			}
+		}
+		yield("")
+	}
 }
 
 // longest returns the first claim that a path lies below. What it lies below is what it means, not how it is written:

@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/fairlead-dev/fairlead/internal/fail"
 )
@@ -52,15 +51,10 @@ func (r Route) advertised() Route {
 
 // quick reports whether anything of a host is answered over HTTP/3: a handshake knows no path, and what is not gets 421.
 func (c *routes) quick(listen, host string) bool {
-	hosts, has := c.byListen[listen], func(b claim) bool { return b.HTTP3 }
-	for name := hostname(host); ; {
-		if slices.ContainsFunc(hosts[name], has) {
+	for name := range namesFor(hostname(host)) {
+		if slices.ContainsFunc(c.byListen[listen][name], func(b claim) bool { return b.HTTP3 }) {
 			return true
 		}
-		_, rest, ok := strings.Cut(strings.TrimPrefix(name, "*."), ".")
-		if !ok {
-			return slices.ContainsFunc(hosts[""], has)
-		}
-		name = "*." + rest
 	}
+	return false
 }
