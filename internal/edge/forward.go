@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
@@ -31,6 +32,16 @@ func (c Change) apply(h http.Header) {
 // hops are headers that belong to the connection and not to the message (RFC 9110, section 7.6.1). Content-Length is among
 // them: the edge writes its own.
 var hops = []string{"te", "trailer", "upgrade", "connection", "keep-alive", "content-length", "proxy-connection", "transfer-encoding", "proxy-authenticate", "proxy-authorization"}
+
+// addrPort is a TCP address in the form in which addresses are compared.
+func addrPort(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	at := t.AddrPort()
+	return netip.AddrPortFrom(at.Addr().Unmap().WithZone(""), at.Port())
+}
 
 // peer is who is at the other end of a connection; the zero address where that cannot be told.
 func peer(r *http.Request) netip.Addr {

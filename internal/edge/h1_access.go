@@ -5,7 +5,7 @@ package edge
 // told implements [teller] for what the edge read itself.
 func (a *reply) told(ex *exchange) told {
 	c := a.c
-	t := told{method: c.head.first, host: c.value("host"), target: c.head.second, version: "1.1", client: c.peer, trace: c.head.Get("traceparent"), body: ex.upload.Load()}
+	t := told{method: c.head.first, host: c.host, target: c.head.second, version: "1.1", client: c.peer, trace: c.head.Get("traceparent"), body: ex.upload.Load()}
 	if ex.in != nil {
 		t.client = ex.route.client(ex.in)
 	}

@@ -39,6 +39,7 @@ type clientConn struct {
 	buf    []byte // of the head
 	head   head
 	frame  messageFrame
+	host   string // the Host header
 	path   string // of the target, as routes compare it
 	body   []byte // of the request: whole, as it came
 	holds  int64  // what a body in chunks holds, in bytes
@@ -101,10 +102,8 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 			return
 		}
 	}
-	if a, err := netip.ParseAddrPort(nc.RemoteAddr().String()); err == nil {
-		ip := a.Addr().Unmap()
-		c.peer, c.peerIP = ip.WithZone(""), ip.String()
-	}
+	c.peer = addrPort(nc.RemoteAddr()).Addr()
+	c.peerIP = c.peer.String()
 	c.r = clientBuffers.Get().(*bufio.Reader)
 	c.r.Reset(nc)
 	err := c.serve()
@@ -227,7 +226,8 @@ func (c *clientConn) usual() bool {
 	for _, x := range h.fields {
 		switch {
 		case same(x.name, "host"):
-			if hosts++; !plainHost(x.value) {
+			hosts, c.host = hosts+1, x.value
+			if !plainHost(x.value) {
 				return false
 			}
 		case same(x.name, "expect"), same(x.name, "upgrade"), same(x.name, "trailer"):

@@ -24,8 +24,7 @@ var errGarbage = errors.New("the instance's answer is not HTTP")
 func (c *clientConn) exchange() (keep bool, err error) {
 	p := c.s.proxy
 	c.until = time.Time{}
-	host := c.value("host")
-	rt := p.current().find(c.listen, host, c.path, &c.head)
+	rt := p.current().find(c.listen, c.host, c.path, &c.head)
 	if rt == nil || rt.TLS != nil || rt.Stream != nil || len(rt.Moved) > 0 || strings.HasPrefix(c.path, "/.well-known/acme-challenge/") {
 		r, err := c.request()
 		if err != nil {
@@ -71,16 +70,6 @@ func (c *clientConn) exchange() (keep bool, err error) {
 	p.ended(ex, o, a, a.broken, a.gone || c.left.Load())
 	ex.in, ex.shadow = nil, nil // the connection may be idle for long
 	return a.keep && err == nil, err
-}
-
-// value returns a header of the request.
-func (c *clientConn) value(lower string) string {
-	for _, x := range c.head.fields {
-		if same(x.name, lower) {
-			return x.value
-		}
-	}
-	return ""
 }
 
 // decoded is the path of a target as routes compare it. It reports false for what is none.

@@ -36,7 +36,7 @@ func FuzzRequestHead(f *testing.F) {
 			t.Fatalf("net/http refuses %q: %v", b, err)
 		}
 		h := &c.head
-		if r.Method != h.first || r.RequestURI != h.second || r.Host != c.value("host") || r.ContentLength != max(c.frame.length, 0) && !c.frame.chunked || (len(r.TransferEncoding) != 0) != c.frame.chunked {
+		if r.Method != h.first || r.RequestURI != h.second || r.Host != c.host || r.ContentLength != max(c.frame.length, 0) && !c.frame.chunked || (len(r.TransferEncoding) != 0) != c.frame.chunked {
 			t.Fatalf("%q is read as %+v, by net/http as %+v", b, h, r)
 		}
 		body, err := io.ReadAll(r.Body)

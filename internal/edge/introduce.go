@@ -60,12 +60,7 @@ func (c *introducedConn) RemoteAddr() net.Addr {
 }
 
 // CloseWrite lets net/http end its side and wait for the client's.
-func (c *introducedConn) CloseWrite() error {
-	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
-	}
-	return nil
-}
+func (c *introducedConn) CloseWrite() error { return closeWrite(c.Conn) }
 
 // maxIntroduction bounds a word of version 2 with all that may be told besides.
 const maxIntroduction = 4 << 10

@@ -177,7 +177,7 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 	}
 	defer func() {
 		broken := recover() // ReverseProxy panics with http.ErrAbortHandler when a body broke off
-		p.finish(ex, cw, r, start, broken != nil)
+		p.finish(ex, cw, broken != nil)
 		if broken != nil {
 			panic(broken)
 		}
@@ -199,13 +199,13 @@ func (p *proxy) serve(listen string, w http.ResponseWriter, r *http.Request) {
 }
 
 // finish counts the request for its route and for the instance that served it.
-func (p *proxy) finish(ex *exchange, cw *countingWriter, r *http.Request, start time.Time, broken bool) {
-	o := outcome{status: cw.status, bytes: cw.bytes, took: time.Since(start)}
+func (p *proxy) finish(ex *exchange, cw *countingWriter, broken bool) {
+	o := outcome{status: cw.status, bytes: cw.bytes, took: time.Since(ex.start)}
 	if o.status == 0 {
 		o.status = ex.status // an upgraded connection is answered past cw
 	}
 	// While it sends its body nobody but the body's reader notices that a client went away.
-	p.ended(ex, o, cw, broken, r.Context().Err() != nil || ex.cutOff.Load())
+	p.ended(ex, o, cw, broken, cw.r.Context().Err() != nil || ex.cutOff.Load())
 }
 
 // ended counts an exchange and writes it down: broken says that its answer broke off, gone that its client did not wait for it.

@@ -10,7 +10,6 @@ import (
 	mrand "math/rand/v2"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"strconv"
 	"sync/atomic"
@@ -111,16 +110,6 @@ func (s *Server) pass(rt *route, c *stream) {
 	p.recall(rt).budget.tick(ex.start, rt.stats)
 	broken, gone := c.run(ex)
 	p.ended(ex, outcome{bytes: c.sent.Load(), took: time.Since(ex.start)}, c, broken, gone)
-}
-
-// addrPort is a TCP address in the form in which addresses are compared.
-func addrPort(a net.Addr) netip.AddrPort {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	at := t.AddrPort()
-	return netip.AddrPortFrom(at.Addr().Unmap().WithZone(""), at.Port())
 }
 
 // run passes the connection on. It reports whether that came to a bad end, and whether the client left before.

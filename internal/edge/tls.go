@@ -25,8 +25,7 @@ const alpnChallenge = "acme-tls/1"
 
 // checkTLS reports what no edge could serve: one address is either encrypted or not, and a redirection leads to one that is.
 func (t *Table) checkTLS() error {
-	encrypted := map[string]bool{}
-	shared := map[string]Route{}
+	shared, first := map[string]Route{}, map[string]Route{} // by address and host, and by address alone
 	for _, r := range t.Routes {
 		for _, h := range hostsOf(r) {
 			if was, ok := shared[r.Listen+" "+h]; ok && r.TLS != nil && was.TLS != nil && *was.TLS != *r.TLS {
@@ -35,19 +34,16 @@ func (t *Table) checkTLS() error {
 			}
 			shared[r.Listen+" "+h] = r
 		}
-		if was, ok := encrypted[r.Listen]; ok && was != r.encrypts() {
+		switch was, ok := first[r.Listen]; {
+		case !ok:
+			first[r.Listen] = r
+		case was.encrypts() != r.encrypts():
 			return fail.New(fail.Usage, "routing table", "%s is with TLS for one service and without for another", r.Listen).
 				Hinted("set route.tls of %s as the other service has it, or give it its own route.listen", r.Service)
-		}
-		encrypted[r.Listen] = r.encrypts()
-	}
-	introduced := map[string]Route{}
-	for _, r := range t.Routes {
-		if was, ok := introduced[r.Listen]; ok && was.Introduced != r.Introduced {
+		case was.Introduced != r.Introduced:
 			return fail.New(fail.Usage, "routing table", "connections to %s begin with the PROXY protocol for one of %s and %s, and not for the other", r.Listen, was.Key(), r.Key()).
 				Hinted("set route.proxy_protocol of %s as the other service has it, or give it its own route.listen", r.Service)
 		}
-		introduced[r.Listen] = r
 	}
 	for _, r := range t.Routes {
 		if r.Redirect == "" {
@@ -56,7 +52,7 @@ func (t *Table) checkTLS() error {
 		if _, _, err := net.SplitHostPort(r.Redirect); err != nil || !r.encrypts() {
 			return fail.New(fail.Usage, "routing table", "%s: plain HTTP on %q cannot be redirected", r.Key(), r.Redirect)
 		}
-		if encrypted[r.Redirect] {
+		if to, ok := first[r.Redirect]; ok && to.encrypts() {
 			return fail.New(fail.Usage, "routing table", "%s is with TLS, and %s redirects plain HTTP there", r.Redirect, r.Service).Hinted("set route.http to another address, or to off")
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 )
 
@@ -48,12 +47,7 @@ func (l *helloListener) Accept() (net.Conn, error) {
 
 // introduces reports whether a connection of peer's begins with the PROXY protocol.
 func (c *routes) introduces(addr string, peer net.Addr) bool {
-	all := c.introduced[addr]
-	if len(all) == 0 {
-		return false
-	}
-	a, err := netip.ParseAddrPort(peer.String())
-	return err == nil && slices.ContainsFunc(all, func(p netip.Prefix) bool { return p.Contains(a.Addr().Unmap().WithZone("")) })
+	return allowed(c.introduced[addr], addrPort(peer).Addr())
 }
 
 // handshake chooses the configuration for who knocks at addr. What a challenge asks needs no client's certificate.
