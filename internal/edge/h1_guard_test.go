@@ -28,33 +28,18 @@ func everything() Guard {
 // scripted is an instance that says the same bytes on each connection when a request's head has come, and then nothing.
 func scripted(t testing.TB, answer string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
+	return tcpService(t, func(c *net.TCPConn) {
+		r, said := bufio.NewReader(c), []byte(answer)
 		for {
-			c, err := l.Accept()
+			line, err := r.ReadSlice('\n')
 			if err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				r, said := bufio.NewReader(c), []byte(answer)
-				for {
-					line, err := r.ReadSlice('\n')
-					if err != nil {
-						return
-					}
-					if len(line) == 2 {
-						c.Write(said)
-					}
-				}
-			}()
+			if len(line) == 2 {
+				c.Write(said)
+			}
 		}
-	}()
-	return l.Addr().String()
+	})
 }
 
 // What protects a route does not keep its requests from the fast path, which alone hands names on as they were written.
