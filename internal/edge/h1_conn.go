@@ -44,8 +44,6 @@ type clientConn struct {
 	body   []byte // of the request: whole, as it came
 	holds  int64  // what a body in chunks holds, in bytes
 	out    []byte // what is sent to the instance
-	ex     exchange
-	answer reply
 	set    time.Time
 	until  time.Time // when the request's time is over; zero for never
 
@@ -64,51 +62,65 @@ var errHandOver = errors.New("for net/http")
 // take serves a connection: requests of the usual kind itself, and from the first other one on by net/http.
 func (s *Server) take(addr string, nc net.Conn, others *handed) {
 	c := &clientConn{Conn: nc, s: s, listen: addr}
-	if err := introduce(nc); err != nil {
-		s.log.Debug("a proxy did not say whom it speaks for", "proxy", nc.RemoteAddr().String(), "error", err)
-		nc.Close()
-		s.conns.Add(-1)
-		return
+	if c.begin(others) {
+		c.end(c.serve(), others)
 	}
-	if s.passOn(addr, nc) {
-		return
+}
+
+// begin has the handshake, where there is one, and reports whether the edge reads the requests itself. It and end are not parts of take so
+// that an idle connection's stack, which has all the room that they need in its frames, stays small.
+func (c *clientConn) begin(others *handed) bool {
+	if err := introduce(c.Conn); err != nil {
+		c.s.log.Debug("a proxy did not say whom it speaks for", "proxy", c.RemoteAddr().String(), "error", err)
+		c.hangUp()
+		return false
 	}
-	if t, ok := nc.(*tls.Conn); ok {
-		ctx, cancel := context.WithTimeout(context.Background(), readHeaderTimeout)
-		err := t.HandshakeContext(ctx)
-		cancel()
-		if err != nil {
-			nc.Close()
-			s.conns.Add(-1)
-			return
-		}
-		st := t.ConnectionState()
-		if s.passOnSecret(addr, t, st) {
-			return
-		}
-		switch c.tls = &st; st.NegotiatedProtocol {
-		case "", "http/1.1":
-		case "h2":
-			rest, err := greeting(nc)
-			if err != nil {
-				nc.Close()
-				s.conns.Add(-1)
-				return
-			}
-			others.give(c.handedOn(rest))
-			return
-		default:
-			others.give(c.handedOn(nil))
-			return
-		}
+	if c.s.passOn(c.listen, c.Conn) {
+		return false
 	}
-	c.peer = addrPort(nc.RemoteAddr()).Addr()
+	if t, ok := c.Conn.(*tls.Conn); ok && !c.shake(t, others) {
+		return false
+	}
+	c.peer = addrPort(c.RemoteAddr()).Addr()
 	c.peerIP = c.peer.String()
 	c.r = clientBuffers.Get().(*bufio.Reader)
-	c.r.Reset(nc)
-	err := c.serve()
+	c.r.Reset(c.Conn)
+	return true
+}
+
+// shake is begin for a connection with TLS.
+func (c *clientConn) shake(t *tls.Conn, others *handed) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), readHeaderTimeout)
+	err := t.HandshakeContext(ctx)
+	cancel()
+	if err != nil {
+		c.hangUp()
+		return false
+	}
+	st := t.ConnectionState()
+	if c.s.passOnSecret(c.listen, t, st) {
+		return false
+	}
+	switch c.tls = &st; st.NegotiatedProtocol {
+	case "", "http/1.1":
+		return true
+	case "h2":
+		rest, err := greeting(t)
+		if err != nil {
+			c.hangUp()
+			return false
+		}
+		others.give(c.handedOn(rest))
+	default:
+		others.give(c.handedOn(nil))
+	}
+	return false
+}
+
+// end gives the connection on where it is for net/http, and ends it otherwise.
+func (c *clientConn) end(err error, others *handed) {
 	if errors.Is(err, errHandOver) {
-		nc.SetReadDeadline(time.Time{})
+		c.SetReadDeadline(time.Time{})
 		rest := append(append([]byte(nil), c.buf...), c.body...)
 		if n := c.r.Buffered(); n > 0 {
 			b, _ := c.r.Peek(n)
@@ -116,11 +128,15 @@ func (s *Server) take(addr string, nc net.Conn, others *handed) {
 		}
 		others.give(c.handedOn(rest))
 	} else {
-		nc.Close()
-		s.conns.Add(-1)
+		c.hangUp()
 	}
 	c.r.Reset(nil)
 	clientBuffers.Put(c.r)
+}
+
+func (c *clientConn) hangUp() {
+	c.Close()
+	c.s.conns.Add(-1)
 }
 
 // preface is what a client of HTTP/2 begins with (RFC 9113, section 3.4).

@@ -14,11 +14,20 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
 // errGarbage marks an answer that is no HTTP.
 var errGarbage = errors.New("the instance's answer is not HTTP")
+
+// flight is what an exchange needs, for as long as it lasts: most connections are idle.
+type flight struct {
+	ex    exchange
+	reply reply
+}
+
+var flights = sync.Pool{New: func() any { return new(flight) }}
 
 // exchange answers the request that was read. It reports whether the connection is kept; an error ends it at once.
 func (c *clientConn) exchange() (keep bool, err error) {
@@ -44,8 +53,9 @@ func (c *clientConn) exchange() (keep bool, err error) {
 		return false, errHandOver // there it is cut off where it goes over
 	}
 	start := time.Now()
-	c.ex = exchange{route: rt, start: start, point: anywhere}
-	ex := &c.ex
+	f := flights.Get().(*flight)
+	f.ex = exchange{route: rt, start: start, point: anywhere}
+	ex := &f.ex
 	if rt.looks {
 		if ex.in, err = c.request(); err != nil {
 			return false, errHandOver
@@ -56,8 +66,8 @@ func (c *clientConn) exchange() (keep bool, err error) {
 	}
 	p.stats.arrive(rt.stats, start)
 	p.recall(rt).budget.tick(start, rt.stats)
-	c.answer = reply{c: c, ex: ex, now: start}
-	a := &c.answer
+	f.reply = reply{c: c, ex: ex, now: start}
+	a := &f.reply
 	if rt.traces != nil {
 		rt.traces.trace(ex, a)
 	}
@@ -68,8 +78,9 @@ func (c *clientConn) exchange() (keep bool, err error) {
 	}
 	o := outcome{status: a.status, bytes: a.sent, took: time.Since(start)}
 	p.ended(ex, o, a, a.broken, a.gone || c.left.Load())
-	ex.in, ex.shadow = nil, nil // the connection may be idle for long
-	return a.keep && err == nil, err
+	keep = a.keep && err == nil
+	flights.Put(f)
+	return keep, err
 }
 
 // decoded is the path of a target as routes compare it. It reports false for what is none.
