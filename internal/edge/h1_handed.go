@@ -228,11 +228,3 @@ func (c *handedConn) Close() error {
 
 // CloseWrite lets net/http end its side and wait for the client's.
 func (c *handedConn) CloseWrite() error { return closeWrite(c.Conn) }
-
-// closeWrite ends this side of a connection that has two.
-func closeWrite(c net.Conn) error {
-	if w, ok := c.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
-	}
-	return nil
-}

@@ -62,6 +62,14 @@ func (c *introducedConn) RemoteAddr() net.Addr {
 // CloseWrite lets net/http end its side and wait for the client's.
 func (c *introducedConn) CloseWrite() error { return closeWrite(c.Conn) }
 
+// closeWrite ends this side of a connection that has two.
+func closeWrite(c net.Conn) error {
+	if w, ok := c.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return nil
+}
+
 // maxIntroduction bounds a word of version 2 with all that may be told besides.
 const maxIntroduction = 4 << 10
 
