@@ -244,10 +244,11 @@ func askGRPC(ctx context.Context, addr, service string) error {
 	req.Header.Set("TE", "trailers")
 	res, err := probeGRPC.Do(req)
 	if err != nil {
-		if o, ok := errors.AsType[*net.OpError](err); ok {
+		if o, ok := errors.AsType[*net.OpError](err); ok && o.Op == "dial" {
 			return o
 		}
-		return err
+		// What a server without HTTP/2 does with the first bytes is its own affair: it answers in HTTP/1.1, closes or resets.
+		return fmt.Errorf("no answer in gRPC (does it speak HTTP/2 without TLS on this port?): %w", err)
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, 4096))

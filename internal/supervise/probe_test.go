@@ -100,7 +100,7 @@ func TestProbes(t *testing.T) {
 		"grpc":           {host(healthServer(t, 1)), spec.Probe{GRPC: &whole}, ""},
 		"grpc not yet":   {host(healthServer(t, 2)), spec.Probe{GRPC: &whole}, "not serving"},
 		"grpc unknown":   {host(healthServer(t, 1)), spec.Probe{GRPC: &unknown}, "unknown service"},
-		"grpc of http/1": {host(web), spec.Probe{GRPC: &whole}, "h"},
+		"grpc of http/1": {host(web), spec.Probe{GRPC: &whole}, "no answer in gRPC"},
 		"grpc of nobody": {gone.Addr().String(), spec.Probe{GRPC: &whole}, "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
