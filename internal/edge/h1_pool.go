@@ -54,8 +54,9 @@ func (c *upstream) readUntil(t time.Time, slack time.Duration) {
 
 // upstreams are those that wait to be used again: the one that was used last is used next, so that what is not needed grows old.
 type upstreams struct {
-	mu   sync.Mutex
-	idle map[string][]*upstream
+	mu    sync.Mutex
+	idle  map[string][]*upstream
+	swept time.Time
 }
 
 // trustFor is how long after its last use a connection is used without a look at it, for a request that may be sent again.
@@ -116,16 +117,20 @@ func (u *upstreams) put(addr string, c *upstream, now time.Time) {
 		return
 	}
 	u.idle[addr] = append(list, c)
-	if len(list) == 0 {
-		u.sweep()
+	if len(list) == 0 && now.Sub(u.swept) >= sweepEvery {
+		u.swept = now
+		u.sweep(now)
 	}
 }
 
+// sweepEvery bounds how often all addresses are looked through: among hundreds, one or the other has no connection left all the time.
+const sweepEvery = time.Second
+
 // sweep closes what is too old: of the least recently used ones at the front of each list. u.mu is held.
-func (u *upstreams) sweep() {
+func (u *upstreams) sweep(now time.Time) {
 	for addr, list := range u.idle {
 		n := 0
-		for n < len(list) && time.Since(list[n].used) >= upstreamIdle {
+		for n < len(list) && now.Sub(list[n].used) >= upstreamIdle {
 			list[n].Close()
 			n++
 		}
