@@ -11,7 +11,7 @@ import (
 )
 
 // hostsOf returns the hosts a route answers to, "" standing for all others.
-func hostsOf(r Route) []string {
+func hostsOf(r *Route) []string {
 	hosts := r.Hosts
 	if len(hosts) == 0 {
 		hosts = []string{""}
@@ -23,7 +23,7 @@ func hostsOf(r Route) []string {
 }
 
 // pathsOf returns the paths a route answers to, each with a slash at its end.
-func pathsOf(r Route) []string {
+func pathsOf(r *Route) []string {
 	out := []string{}
 	for _, p := range r.Paths {
 		out = append(out, strings.TrimSuffix(p, "/")+"/")
@@ -60,7 +60,7 @@ func (r read) has(method string, x Header) bool {
 }
 
 // methodsOf returns the methods that a route is asked by, "" standing for all.
-func methodsOf(r Route) []string {
+func methodsOf(r *Route) []string {
 	if len(r.Methods) == 0 {
 		return []string{""}
 	}

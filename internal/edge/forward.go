@@ -102,7 +102,7 @@ func (rt *route) strip(r *httputil.ProxyRequest) {
 	if !rt.Strip {
 		return
 	}
-	for _, p := range pathsOf(rt.Route) {
+	for _, p := range pathsOf(&rt.Route) {
 		cut := strings.TrimSuffix(p, "/")
 		escaped := r.Out.URL.EscapedPath()
 		rest, ok := strings.CutPrefix(escaped, cut)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 
 	"github.com/fairlead-dev/fairlead/internal/fail"
 )
@@ -25,19 +26,20 @@ func breathe(n int) {
 type tableText struct {
 	routes []byte            // all of them, in JSON
 	known  map[string]*Route // and each, as it was read
+	read   []*Route          // the same in their order
 }
 
 // decodeTable reads a table as strictly as every other body. Most routes are in each table as they were in the one before: those
 // that last has are not read again.
 func decodeTable(b []byte, last map[string]*Route) (t Table, text tableText, err error) {
-	text.known = map[string]*Route{}
+	text.known = make(map[string]*Route, len(last))
 	err = members(b, func(key string, value []byte) error {
 		switch key {
 		case "generation":
 			return json.Unmarshal(value, &t.Generation)
 		case "routes":
 			text.routes = value
-			t.Routes, err = decodeRoutes(value, last, text.known)
+			t.Routes, err = text.decodeRoutes(last)
 			return err
 		}
 		return fmt.Errorf("unknown field %q", key)
@@ -48,16 +50,19 @@ func decodeTable(b []byte, last map[string]*Route) (t Table, text tableText, err
 	return t, text, err
 }
 
-func decodeRoutes(b []byte, last, known map[string]*Route) (out []Route, err error) {
-	if string(b) == "null" { // which stands for none
+func (t *tableText) decodeRoutes(last map[string]*Route) (out []Route, err error) {
+	if string(t.routes) == "null" { // which stands for none
+		t.read = nil
 		return nil, nil
 	}
+	out, t.read = slices.Grow(out, len(last)), make([]*Route, 0, len(last))
 	var from bytes.Buffer
 	d := json.NewDecoder(&from)
 	d.DisallowUnknownFields()
-	err = elements(b, func(value []byte) error {
+	err = elements(t.routes, func(value []byte) error {
 		breathe(len(out))
-		r := last[string(value)]
+		text := string(value)
+		r := last[text]
 		if r == nil {
 			r = &Route{}
 			from.Write(value)
@@ -65,7 +70,8 @@ func decodeRoutes(b []byte, last, known map[string]*Route) (out []Route, err err
 				return err
 			}
 		}
-		known[string(value)] = r
+		t.known[text] = r
+		t.read = append(t.read, r)
 		out = append(out, *r)
 		return nil
 	})
@@ -159,11 +165,12 @@ func valueEnd(b []byte) int {
 
 // encodeTable is t in JSON: with its routes as they came, where that is known, or a route a line.
 func encodeTable(t *Table, routes []byte) ([]byte, error) {
-	var b bytes.Buffer
 	if len(routes) > 0 {
-		fmt.Fprintf(&b, `{"generation":%d,"routes":%s}`, t.Generation, routes)
-		return b.Bytes(), nil
+		const around = 64
+		out := fmt.Appendf(make([]byte, 0, len(routes)+around), `{"generation":%d,"routes":`, t.Generation)
+		return append(append(out, routes...), '}'), nil
 	}
+	var b bytes.Buffer
 	fmt.Fprintf(&b, `{"generation":%d,"routes":[`, t.Generation)
 	e := json.NewEncoder(&b)
 	for i, r := range t.Routes {

@@ -163,7 +163,7 @@ func (s *Server) restore() error {
 		f.Close()
 	}
 	s.given = nil
-	c, err := compile(&t, s.last, s.table.Load(), s.stats, s.states)
+	c, err := s.compile(&t, nil, s.table.Load())
 	if err == nil {
 		s.secure(c)
 		s.swap(&t, c)
@@ -208,7 +208,7 @@ func (s *Server) set(t Table, text tableText) (uint64, error) {
 		}
 	}
 	t.Generation = s.table.Load().generation + 1
-	c, err := compile(&t, s.last, s.table.Load(), s.stats, s.states)
+	c, err := s.compile(&t, text.read, s.table.Load())
 	if err == nil {
 		for _, rt := range c.byKey {
 			err = errors.Join(err, rt.secure(s.certs))
@@ -277,7 +277,7 @@ func (s *Server) current() *routes {
 		s.log.Error("cannot follow the routing table", "error", err)
 		return c
 	}
-	next, err := compile(&t, s.last, nil, s.stats, s.states)
+	next, err := s.compile(&t, nil, nil)
 	if err != nil {
 		s.log.Error("cannot follow the routing table", "error", err)
 		return c

@@ -25,8 +25,9 @@ func (r *Route) encrypts() bool { return r.TLS != nil || r.passes() }
 
 // checkStreams reports what no edge could tell apart: of a connection it knows at most the name that its handshake asks for.
 func (t *Table) checkStreams() error {
-	names, users := map[string]*Route{}, map[string][]*Route{}
+	names, users := make(map[string]*Route, len(t.Routes)), map[string][]*Route{}
 	for i := range t.Routes {
+		breathe(i)
 		r := &t.Routes[i]
 		if err := r.checkStream(); err != nil {
 			return err
@@ -34,13 +35,14 @@ func (t *Table) checkStreams() error {
 		for _, addr := range r.addresses() {
 			users[addr] = append(users[addr], r)
 		}
-		for _, h := range hostsOf(*r) {
-			was := names[r.Listen+" "+h]
+		for _, h := range hostsOf(r) {
+			at := r.Listen + " " + h
+			was := names[at]
 			if was != nil && (was.Stream != nil || r.Stream != nil) {
 				return fail.New(fail.Usage, "routing table", "%s and %s share %s, and the connections of one are passed on as they are: nobody reads paths there", was.Key(), r.Key(), cmp.Or(h, r.Listen)).
 					Hinted("give %s its own route.hosts or route.listen", r.Service)
 			}
-			names[r.Listen+" "+h] = r
+			names[at] = r
 		}
 	}
 	for i := range t.Routes {

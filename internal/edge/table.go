@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -91,9 +90,10 @@ func (t *Table) Check() error {
 		addr, host, path, method string
 		header                   Header
 	}
-	taken, keys := map[place]string{}, map[string]bool{}
-	for i, r := range t.Routes {
+	taken, keys := make(map[place]string, len(t.Routes)), make(map[string]bool, len(t.Routes))
+	for i := range t.Routes {
 		breathe(i)
+		r := &t.Routes[i]
 		name := r.Key()
 		if keys[name] {
 			// A held request finds its route again by this key: with two of them it would go to the other one's instances.
@@ -157,7 +157,7 @@ func (t *Table) Check() error {
 }
 
 // beside returns another route with the port of r, where r is steered by the kernel and must have it for itself; nil where there is none.
-func (t *Table) beside(r Route) *Route {
+func (t *Table) beside(r *Route) *Route {
 	if r.Mode == "" {
 		return nil
 	}
@@ -181,6 +181,7 @@ type routes struct {
 // route is one [Route] with its counters.
 type route struct {
 	Route
+	read  *Route // what it was made of, to be known by; nil where it was not read
 	key   string
 	stats *slot
 	backs []*backend
@@ -208,75 +209,6 @@ type endpoint struct {
 	state    *endpointState
 	faults   []Fault // of its release
 	release  *backend
-}
-
-// compile builds the form requests use. Endpoint states (how an address did lately) are carried over.
-// The counters of last, the table still in force, are kept: its requests count into them until the swap and after.
-// So are the endpoints of before, its compiled form, that are there as they were: to find their counters anew is most of the work.
-func compile(t, last *Table, before *routes, st *Stats, states map[string]*endpointState) (*routes, error) {
-	c := &routes{generation: t.Generation, byListen: map[string]map[string][]claim{}, byKey: map[string]*route{}, introduced: map[string][]netip.Prefix{}, passes: map[string]bool{}}
-	if err := st.recycle(func() map[string]bool { return slotNames(t, last) }); err != nil {
-		return nil, err
-	}
-	for i, r := range t.Routes {
-		breathe(i)
-		r = r.advertised()
-		cr := &route{Route: r, key: r.Key(), access: compileAccess(&r), traces: compileTraces(&r)}
-		old := before.named(cr.key)
-		if cr.stats = old.stats; cr.stats == nil {
-			var err error
-			if cr.stats, err = st.slot(slotKey{Service: r.Service, Environment: r.Environment}); err != nil {
-				return nil, err
-			}
-		}
-		change := r.Headers.Request
-		auth := r.Guard != nil && r.Guard.Auth != nil
-		cr.changes = auth || r.Strip || len(r.Trusted) > 0 || len(change.Set) > 0 || len(change.Remove) > 0
-		cr.changesAnswer = len(r.Headers.Response.Set) > 0 || len(r.Headers.Response.Remove) > 0
-		cr.looks = cr.changes || r.Preview.on() || r.Mirror > 0 || r.Sticky != "" && r.Sticky != "client"
-		for _, b := range r.Backends {
-			cr.looks = cr.looks || len(b.Faults) > 0
-			cb := &backend{release: b.Release, weight: b.Weight}
-			for _, e := range b.Endpoints {
-				ce := &endpoint{instance: e.Instance, addr: e.Addr, faults: b.Faults, release: cb}
-				if had := old.endpoint(b.Release, e); had != nil {
-					ce.slot, ce.state = had.slot, had.state
-				} else {
-					var err error
-					if ce.slot, err = st.slot(slotKey{r.Service, r.Environment, b.Release, e.Instance}); err != nil {
-						return nil, err
-					}
-					ce.state = stateAt(states, stateKey(r, b, e))
-				}
-				ce.state.table = t.Generation
-				cb.endpoints = append(cb.endpoints, ce)
-			}
-			cr.backs = append(cr.backs, cb)
-		}
-		c.byKey[cr.key] = cr
-		c.passes[r.Listen] = c.passes[r.Listen] || r.passes()
-		for _, addr := range r.addresses() {
-			if c.byListen[addr] == nil {
-				c.byListen[addr] = map[string][]claim{}
-			}
-			if r.Introduced {
-				c.introduced[addr] = append(c.introduced[addr], r.Trusted...)
-			}
-			for _, h := range hostsOf(r) {
-				for _, p := range pathsOf(r) {
-					h = strings.TrimPrefix(h, "*")
-					c.byListen[addr][h] = append(c.byListen[addr][h], claim{p, r.Methods, r.Match, cr})
-				}
-			}
-		}
-	}
-	for _, hosts := range c.byListen {
-		for _, all := range hosts {
-			slices.SortStableFunc(all, narrower)
-		}
-	}
-	forget(states, last.Generation)
-	return c, nil
 }
 
 // named returns the route with a key; one with nothing in it where there is none.

@@ -25,14 +25,17 @@ const alpnChallenge = "acme-tls/1"
 
 // checkTLS reports what no edge could serve: one address is either encrypted or not, and a redirection leads to one that is.
 func (t *Table) checkTLS() error {
-	shared, first := map[string]Route{}, map[string]Route{} // by address and host, and by address alone
-	for _, r := range t.Routes {
+	shared, first := make(map[string]*Route, len(t.Routes)), map[string]*Route{} // by address and host, and by address alone
+	for i := range t.Routes {
+		breathe(i)
+		r := &t.Routes[i]
 		for _, h := range hostsOf(r) {
-			if was, ok := shared[r.Listen+" "+h]; ok && r.TLS != nil && was.TLS != nil && *was.TLS != *r.TLS {
+			at := r.Listen + " " + h
+			if was, ok := shared[at]; ok && r.TLS != nil && was.TLS != nil && *was.TLS != *r.TLS {
 				return fail.New(fail.Usage, "routing table", "%s and %s share %s and have other certificates or clients", was.Key(), r.Key(), cmp.Or(h, r.Listen)).
 					Hinted("a handshake knows no path: give both the same route.tls, certificate, acme, clients and tls_min")
 			}
-			shared[r.Listen+" "+h] = r
+			shared[at] = r
 		}
 		switch was, ok := first[r.Listen]; {
 		case !ok:
@@ -45,7 +48,8 @@ func (t *Table) checkTLS() error {
 				Hinted("set route.proxy_protocol of %s as the other service has it, or give it its own route.listen", r.Service)
 		}
 	}
-	for _, r := range t.Routes {
+	for i := range t.Routes {
+		r := &t.Routes[i]
 		if r.Redirect == "" {
 			continue
 		}
@@ -80,7 +84,7 @@ func (t *Table) wanted() []certs.Wanted {
 	var out []certs.Wanted
 	for _, r := range t.Routes {
 		if r.TLS != nil {
-			names := slices.DeleteFunc(slices.Clone(hostsOf(r)), func(h string) bool { return h == "" })
+			names := slices.DeleteFunc(slices.Clone(hostsOf(&r)), func(h string) bool { return h == "" })
 			out = append(out, certs.Wanted{Names: names, Source: r.TLS.Source, HTTPPort: port(r.Redirect), TLSPort: port(r.Listen)})
 		}
 	}
@@ -90,7 +94,7 @@ func (t *Table) wanted() []certs.Wanted {
 // secure makes the form in which a route's handshakes are configured.
 func (rt *route) secure(store *certs.Store) error {
 	t := rt.TLS
-	if t == nil {
+	if t == nil || rt.tls != nil {
 		return nil
 	}
 	c := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1", alpnChallenge},
