@@ -47,6 +47,9 @@ func (d Daemon) serveEdge(ctx context.Context, o edge.Options) error {
 	if err != nil {
 		return err
 	}
+	if _, err := proc.DropText(); err != nil {
+		d.Log.Debug("the memory of the start is kept", "error", err)
+	}
 	select {
 	case <-s.Done():
 	case <-ctx.Done():
