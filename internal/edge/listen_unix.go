@@ -29,6 +29,7 @@ func (s *Server) listen(addr string) error {
 		// Not Multipath TCP, which Go listens for by default: the kernel could not steer connections to this socket.
 		var lc net.ListenConfig
 		lc.SetMultipathTCP(false)
+		probed(&lc)
 		l, err = lc.Listen(context.Background(), "tcp", addr)
 	}
 	if err != nil {
