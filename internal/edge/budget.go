@@ -95,7 +95,7 @@ func (p *proxy) again(ex *exchange, err error, may bool, deadline time.Time) err
 // another returns end, or in place of one that the request was sent to already another instance of the same release, if there is one
 // to use. One that breaks off at once is often the least busy, too: without this a request could spend all its tries there.
 func (ex *exchange) another(end *endpoint, st *Stats) *endpoint {
-	if end == nil || !slices.Contains(ex.tried, end.state) {
+	if !slices.Contains(ex.tried, end.state) {
 		return end
 	}
 	now := time.Now().UnixNano()

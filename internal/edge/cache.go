@@ -123,7 +123,7 @@ func (p *proxy) serveKept(m *memory, kept *httpcache.Cache, ex *exchange, w http
 	if ex.point == anywhere {
 		ex.point = mrand.IntN(points)
 	}
-	release := ex.route.goesTo(ex.point, ex.preview)
+	release := ex.route.keptOf(ex.point, ex.preview)
 	if release != 0 {
 		m.release.Store(int64(release))
 	} else {
@@ -145,29 +145,16 @@ func (p *proxy) serveKept(m *memory, kept *httpcache.Cache, ex *exchange, w http
 	kept.Serve(w, r, x)
 }
 
-// goesTo is the release that [pick] would choose, or that it would if it had instances; 0 where there is none.
-func (rt *route) goesTo(point int, preview bool) int {
-	for _, alive := range []bool{true, false} {
-		total := 0
-		for _, b := range rt.backs {
-			if !alive || len(b.endpoints) > 0 {
-				total += b.weight
-			}
-		}
-		n := point * total / points
-		for _, b := range slices.Backward(rt.backs) {
-			if alive && len(b.endpoints) == 0 {
-				continue
-			}
-			if preview {
-				return b.release
-			}
-			if n -= b.weight; n < 0 {
-				return b.release
-			}
-		}
+// keptOf is the number of the release that [proxy.choose] would ask, or that it would if it had instances; 0 where there is none.
+func (rt *route) keptOf(point int, preview bool) int {
+	b := rt.goesTo(point, preview, true)
+	if b == nil {
+		b = rt.goesTo(point, preview, false)
 	}
-	return 0
+	if b == nil {
+		return 0
+	}
+	return b.release
 }
 
 // address names what a request asks for, in the cache: with all of it that an instance might go by and that is no header of the client's.

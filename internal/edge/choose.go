@@ -85,47 +85,66 @@ func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// pick chooses an instance for a request: of the newest release for one that asks for it.
+// pick chooses an instance for a request: of the release that it goes to the less busy of two, drawn at random (Mitzenmacher, "The
+// Power of Two Choices in Randomized Load Balancing", 2001).
 func (rt *route) pick(st *Stats, ex *exchange) *endpoint {
-	if ex.preview {
-		for _, b := range slices.Backward(rt.backs) {
-			if len(b.endpoints) > 0 {
-				return ex.another(twoChoices(b.endpoints, st), st)
-			}
-		}
+	b := rt.goesTo(ex.point, ex.preview, true)
+	if b == nil {
+		return nil
 	}
-	return ex.another(pick(rt.backs, st, ex.point), st)
+	return ex.another(twoChoices(b.endpoints, st), st)
 }
 
-// pick draws a release by weight among those that have endpoints, then takes the less busy of two of its endpoints
-// drawn at random (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001).
+// goesTo is the release for who stands at a point: the newest one for a request that asks for it. Where alive is wanted it is one that
+// has endpoints, and nil where none has.
+func (rt *route) goesTo(point int, preview, alive bool) *backend {
+	if preview {
+		return newest(rt.backs, alive)
+	}
+	return draw(rt.backs, point, alive)
+}
+
+// newest is the last backend; with alive, of those that have endpoints.
+func newest(backs []*backend, alive bool) *backend {
+	for _, b := range slices.Backward(backs) {
+		if b.eligible(alive) {
+			return b
+		}
+	}
+	return nil
+}
+
+// draw takes a backend by weight; with alive, among those that have endpoints.
 //
 // Who stands at a point of his own gets the release there. The newest one begins at 0, so that it loses nobody while its
 // weight grows.
-func pick(backs []*backend, st *Stats, point int) *endpoint {
+func draw(backs []*backend, point int, alive bool) *backend {
 	total := 0
 	for _, b := range backs {
-		if len(b.endpoints) > 0 {
+		if b.eligible(alive) {
 			total += b.weight
 		}
 	}
 	if total == 0 {
 		return nil
 	}
-	n := mrand.IntN(total)
-	if point != anywhere {
-		n = point * total / points
+	n := point * total / points
+	if point == anywhere {
+		n = mrand.IntN(total)
 	}
 	for _, b := range slices.Backward(backs) {
-		if len(b.endpoints) == 0 {
+		if !b.eligible(alive) {
 			continue
 		}
 		if n -= b.weight; n < 0 {
-			return twoChoices(b.endpoints, st)
+			return b
 		}
 	}
 	return nil
 }
+
+// eligible reports whether a backend can be drawn.
+func (b *backend) eligible(alive bool) bool { return !alive || len(b.endpoints) > 0 }
 
 func twoChoices(ends []*endpoint, st *Stats) *endpoint {
 	if len(ends) == 1 {

@@ -265,7 +265,7 @@ func TestWeights(t *testing.T) {
 	const n = 10_000
 	got := map[string]int{}
 	for range n {
-		got[pick(backs, st, anywhere).addr]++
+		got[twoChoices(draw(backs, anywhere, true).endpoints, st).addr]++
 	}
 	// Five standard deviations of a binomial draw: wrong once in a million runs.
 	for addr, c := range map[string]struct{ want, off int }{"0": {500, 110}, "1": {2500, 220}, "2": {7000, 230}, "3": {0, 0}} {
@@ -273,7 +273,7 @@ func TestWeights(t *testing.T) {
 			t.Errorf("release %s got %d of %d, want %d", addr, got[addr], n, c.want)
 		}
 	}
-	if pick(backs[3:], st, anywhere) != nil || pick(nil, st, anywhere) != nil {
+	if draw(backs[3:], anywhere, true) != nil || draw(nil, anywhere, true) != nil {
 		t.Error("somebody was picked of nobody")
 	}
 }

@@ -32,7 +32,7 @@ func TestStickyClientsStay(t *testing.T) {
 			old.weight, fresh.weight = 100-w, w
 			n := 0
 			for i := range clients {
-				isNew := pick([]*backend{old, fresh}, nil, at[i]).addr == "new"
+				isNew := draw([]*backend{old, fresh}, at[i], true) == fresh
 				if on[i] && !isNew {
 					t.Fatalf("%s: client %d left the new release at %d %%", sticky, i, w)
 				}
