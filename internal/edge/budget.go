@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -98,12 +99,17 @@ func (ex *exchange) another(end *endpoint, st *Stats) *endpoint {
 	if !slices.Contains(ex.tried, end.state) {
 		return end
 	}
+	return cmp.Or(ex.elsewhere(end.release, st), end)
+}
+
+// elsewhere is an instance of a release to use that the request neither is at nor was sent to, nil where there is none.
+func (ex *exchange) elsewhere(b *backend, st *Stats) *endpoint {
 	now := time.Now().UnixNano()
-	rest := slices.DeleteFunc(slices.Clone(end.release.endpoints), func(e *endpoint) bool {
-		return slices.Contains(ex.tried, e.state) || e.state.avoided(now)
+	rest := slices.DeleteFunc(slices.Clone(b.endpoints), func(e *endpoint) bool {
+		return ex.end != nil && e.state == ex.end.state || slices.Contains(ex.tried, e.state) || e.state.avoided(now)
 	})
 	if len(rest) == 0 {
-		return end
+		return nil
 	}
 	return twoChoices(rest, st)
 }

@@ -160,18 +160,12 @@ func (p *proxy) beside(ex *exchange) *endpoint {
 	if rt == nil {
 		return nil
 	}
-	now := time.Now().UnixNano()
 	for _, b := range rt.backs {
 		if b.release != ex.end.release.release {
 			continue
 		}
-		rest := slices.DeleteFunc(slices.Clone(b.endpoints), func(e *endpoint) bool {
-			return e.state == ex.end.state || slices.Contains(ex.tried, e.state) || e.state.avoided(now)
-		})
-		if len(rest) == 0 {
-			return nil
-		}
-		if end := twoChoices(rest, p.stats); p.enter(table, end) {
+		end := ex.elsewhere(b, p.stats)
+		if end == nil || p.enter(table, end) {
 			return end
 		}
 	}
