@@ -43,11 +43,8 @@ func (c *clientConn) exchange() (keep bool, err error) {
 			return c.say(w)
 		}
 	}
-	if rt.Hedge != nil {
-		return false, errHandOver // two instances at once are asked there
-	}
-	if rt.transforms() {
-		return false, errHandOver
+	if rt.Hedge != nil || rt.transforms() {
+		return false, errHandOver // two instances at once are asked there, and what is done to answers is done there
 	}
 	if g := rt.Guard; g != nil && g.Body > 0 && c.frame.chunked && c.holds > g.Body {
 		return false, errHandOver // there it is cut off where it goes over
