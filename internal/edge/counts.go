@@ -115,9 +115,10 @@ func (s *Stats) Read() []Reading {
 }
 
 func (s *Stats) load(sl *slot) Counts {
-	c := Counts{Requests: sl.requests.Load(), Failed: sl.failed.Load(), Undone: sl.undone.Load(), Aborted: sl.aborted.Load(),
+	open := s.waiting(sl) // first: what has ended by then is counted whole
+	c := Counts{Open: open, Requests: sl.requests.Load(), Failed: sl.failed.Load(), Undone: sl.undone.Load(), Aborted: sl.aborted.Load(),
 		Unplaced: sl.unplaced.Load(), Refused: sl.refused.Load(), Retried: sl.retried.Load(), Bytes: sl.bytes.Load(), Nanos: sl.nanos.Load(),
-		Unlogged: sl.unlogged.Load(), Cached: sl.cached.Load(), Mirrored: sl.mirrored.Load(), Differed: sl.differed.Load(), Hist: make([]uint64, histBuckets), Open: s.waiting(sl)}
+		Unlogged: sl.unlogged.Load(), Cached: sl.cached.Load(), Mirrored: sl.mirrored.Load(), Differed: sl.differed.Load(), Hist: make([]uint64, histBuckets)}
 	for i := range c.Classes {
 		c.Classes[i] = sl.classes[i].Load()
 	}

@@ -211,7 +211,6 @@ func (p *proxy) finish(ex *exchange, cw *countingWriter, broken bool) {
 // ended counts an exchange and writes it down: broken says that its answer broke off, gone that its client did not wait for it.
 func (p *proxy) ended(ex *exchange, o outcome, t teller, broken, gone bool) {
 	now := ex.start.Add(o.took)
-	p.stats.end(ex.route.stats)
 	ex.shadow.answered(ex.status)
 	switch {
 	case ex.refused || ex.tooBig.Load() && (broken || !ex.gotHead):
@@ -240,6 +239,7 @@ func (p *proxy) ended(ex *exchange, o outcome, t teller, broken, gone bool) {
 	if ex.span != nil {
 		p.hand(ex, o, t)
 	}
+	p.stats.end(ex.route.stats) // last: what is not under way is counted, for the instance, too, and written down
 }
 
 // failed answers when no instance did.
