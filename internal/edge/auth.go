@@ -143,14 +143,12 @@ func (p *proxy) vouched(ctx context.Context, ex *exchange, r *http.Request) *ref
 	for _, name := range append(hops, "content-type", "content-encoding", "expect", "range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "forwarded") {
 		q.Header.Del(name)
 	}
-	said := map[string]string{"X-Forwarded-Proto": "http", "X-Forwarded-Host": r.Host}
-	if r.TLS != nil {
-		said["X-Forwarded-Proto"] = "https"
+	scheme, host := ex.route.said(r)
+	if scheme == "" {
+		q.Header.Set("X-Forwarded-Proto", schemeOf(r))
 	}
-	for name, v := range said {
-		if r.Header.Get(name) == "" || !allowed(ex.route.Trusted, peer(r)) {
-			q.Header.Set(name, v)
-		}
+	if host == "" {
+		q.Header.Set("X-Forwarded-Host", r.Host)
 	}
 	q.Header.Set("X-Forwarded-For", ex.route.client(r).String())
 	q.Header.Set("X-Forwarded-Method", r.Method)

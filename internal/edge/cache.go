@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	mrand "math/rand/v2"
@@ -159,19 +160,12 @@ func (rt *route) keptOf(point int, preview bool) int {
 
 // address names what a request asks for, in the cache: with all of it that an instance might go by and that is no header of the client's.
 func (rt *route) address(r *http.Request, target string) string {
-	scheme, host := "http", strings.ToLower(r.Host)
-	if r.TLS != nil {
-		scheme = "https"
+	scheme, via := rt.said(r)
+	host := strings.ToLower(r.Host)
+	if via != "" {
+		host += " " + strings.ToLower(via)
 	}
-	if allowed(rt.Trusted, peer(r)) {
-		if v := r.Header.Get("X-Forwarded-Proto"); v != "" {
-			scheme = v
-		}
-		if v := r.Header.Get("X-Forwarded-Host"); v != "" {
-			host += " " + strings.ToLower(v)
-		}
-	}
-	return scheme + "://" + host + target
+	return cmp.Or(scheme, schemeOf(r)) + "://" + host + target
 }
 
 // addressOf is what a Location in the answer to r names, "" for what another host has.

@@ -72,10 +72,31 @@ func (rt *route) client(r *http.Request) netip.Addr {
 	return at
 }
 
+// trusts reports whether who sent a request is believed what he says of how it came to him.
+func (rt *route) trusts(r *http.Request) bool {
+	return len(rt.Trusted) > 0 && allowed(rt.Trusted, peer(r))
+}
+
+// said is by which scheme and to which host a request was made, as a trusted proxy says; "" for what none does.
+func (rt *route) said(r *http.Request) (scheme, host string) {
+	if !rt.trusts(r) {
+		return "", ""
+	}
+	return r.Header.Get("X-Forwarded-Proto"), r.Header.Get("X-Forwarded-Host")
+}
+
+// schemeOf is that by which a request came in here.
+func schemeOf(r *http.Request) string {
+	if r.TLS != nil {
+		return "https"
+	}
+	return "http"
+}
+
 // tell sets what an instance learns of the client and of how the request came. What others say of that is dropped, unless they
 // are trusted. A trace that came in is continued, otherwise one is begun (W3C Trace Context, level 1).
 func (rt *route) tell(r *httputil.ProxyRequest) {
-	trusted := allowed(rt.Trusted, peer(r.In))
+	trusted := rt.trusts(r.In)
 	if trusted {
 		r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"]
 	}
