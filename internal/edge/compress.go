@@ -201,7 +201,15 @@ func transformed(h http.Header) bool {
 }
 
 func noTransform(h http.Header) bool {
-	return slices.ContainsFunc(h["Cache-Control"], func(line string) bool {
-		return slices.ContainsFunc(strings.Split(line, ","), func(d string) bool { return strings.EqualFold(strings.TrimSpace(d), "no-transform") })
-	})
+	return slices.ContainsFunc(h["Cache-Control"], func(line string) bool { return lists(line, "no-transform") })
+}
+
+// lists reports whether a header's line, which is a list, has a word in it (RFC 9110, section 5.6.1).
+func lists(line, word string) bool {
+	for x := range strings.SplitSeq(line, ",") {
+		if strings.EqualFold(strings.TrimSpace(x), word) {
+			return true
+		}
+	}
+	return false
 }

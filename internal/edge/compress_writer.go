@@ -156,12 +156,8 @@ func (z *compressed) WriteCoded(status int, coded []byte) error {
 
 // vary says that the answer depends on what the client accepts, whether this one was compressed or not.
 func vary(h http.Header) {
-	for _, line := range h["Vary"] {
-		for name := range strings.SplitSeq(line, ",") {
-			if name = strings.TrimSpace(name); name == "*" || strings.EqualFold(name, "Accept-Encoding") {
-				return
-			}
-		}
+	if slices.ContainsFunc(h["Vary"], func(line string) bool { return lists(line, "*") || lists(line, "Accept-Encoding") }) {
+		return
 	}
 	h["Vary"] = append(slices.Clip(h["Vary"]), "Accept-Encoding")
 }

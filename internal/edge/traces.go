@@ -172,10 +172,8 @@ func takenBack(t teller, name string) bool {
 		if !ok {
 			return false
 		}
-		for x := range strings.SplitSeq(list, ",") {
-			if strings.EqualFold(strings.TrimSpace(x), name) {
-				return true
-			}
+		if lists(list, name) {
+			return true
 		}
 	}
 }
