@@ -150,8 +150,8 @@ func hostname(host string) string {
 	return strings.TrimSuffix(strings.ToLower(host), ".")
 }
 
-// allowed lists the methods that some route takes at a place where none took a request by its own; none where there is no such.
-func (c *routes) allowed(listen string, r *http.Request) (methods []string) {
+// methodsAt lists the methods that some route takes at a place where none took a request by its own; none where there is no such.
+func (c *routes) methodsAt(listen string, r *http.Request) (methods []string) {
 	for _, rt := range c.byKey {
 		for _, m := range rt.Methods {
 			as := *r

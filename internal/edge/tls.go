@@ -154,7 +154,7 @@ func (rt *route) redirect(w http.ResponseWriter, r *http.Request) {
 func (p *proxy) aside(listen string, rt *route, w http.ResponseWriter, r *http.Request) bool {
 	switch {
 	case rt == nil:
-		if methods := p.current().allowed(listen, r); len(methods) > 0 {
+		if methods := p.current().methodsAt(listen, r); len(methods) > 0 {
 			w.Header().Set("Allow", strings.Join(methods, ", "))
 			http.Error(w, "nobody answers to this method here", http.StatusMethodNotAllowed)
 			return true
