@@ -3,6 +3,7 @@ package httpcache
 import (
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -181,13 +182,7 @@ func (q *query) follow(f *flight, t told) bool {
 // suits reports whether the answer on its way is one for q, too.
 func (f *flight) suits(q *query) bool {
 	names := varyOf(f.view().head)
-	a, b := chosenBy(names, f.r.Header), chosenBy(names, q.r.Header)
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
+	return slices.Equal(chosenBy(names, f.r.Header), chosenBy(names, q.r.Header))
 }
 
 // stream answers with what comes, while it comes.
