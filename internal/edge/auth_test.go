@@ -4,6 +4,7 @@ package edge
 
 import (
 	"cmp"
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -83,8 +84,9 @@ func testAsked(t *testing.T, client clients) {
 		}
 	})
 	g := startEdge(t, newDirs(t))
-	auth := &Auth{Ask: "http://" + verdict + "/verify", Headers: []string{"X-User", "X-Method"}, Timeout: 200 * time.Millisecond}
-	g.set(guardedRoute(Guard{Auth: auth}, serveOn(t, quotes("X-User", "X-Method"))))
+	auth := &Auth{Ask: "http://" + verdict + "/verify", Headers: []string{"X-User", "X-Method"}, Timeout: patience}
+	in := serveOn(t, quotes("X-User", "X-Method"))
+	g.set(guardedRoute(Guard{Auth: auth}, in))
 	c := client(t)
 	ask := func(method, path, body string) (*http.Response, string) {
 		r := request(t, method, g.url()+path, strings.NewReader(body))
@@ -105,7 +107,10 @@ func testAsked(t *testing.T, client clients) {
 	if res.StatusCode != http.StatusFound || body != "go there" || !strings.HasPrefix(res.Header.Get("Location"), "https://login.example.com/?from=127.0.0.1:") || len(res.Header.Values("Set-Cookie")) != 2 || len(res.Header.Values("Date")) != 1 {
 		t.Errorf("%s %q %v", res.Status, body, res.Header)
 	}
-	for _, path := range []string{"/hang", "/long"} {
+	for path, timeout := range map[string]time.Duration{"/hang": 200 * time.Millisecond, "/long": patience} {
+		brief := *auth
+		brief.Timeout = timeout
+		g.set(guardedRoute(Guard{Auth: &brief}, in))
 		if res, body := ask(http.MethodGet, path, ""); res.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "route.auth") {
 			t.Errorf("%s: %s %q", path, res.Status, body)
 		}
@@ -117,6 +122,38 @@ func testAsked(t *testing.T, client clients) {
 	g.set(guardedRoute(Guard{Auth: auth}, serveOn(t, quotes())))
 	if res, _ := ask(http.MethodGet, "/in?q=1", ""); res.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("nobody was asked, and the answer is %s", res.Status)
+	}
+}
+
+// Of a client that leaves meanwhile nobody is asked any more.
+func TestAskedOfWhoLeaves(t *testing.T) { onBothPaths(t, testAskedOfWhoLeaves) }
+
+func testAskedOfWhoLeaves(t *testing.T, client clients) {
+	asked, left, over := make(chan bool, 1), make(chan bool, 1), make(chan struct{})
+	defer close(over)
+	verdict := serveOn(t, func(_ http.ResponseWriter, r *http.Request) {
+		asked <- true
+		select {
+		case <-r.Context().Done():
+			left <- true
+		case <-over:
+		}
+	})
+	g := startEdge(t, newDirs(t))
+	g.set(guardedRoute(Guard{Auth: &Auth{Ask: "http://" + verdict, Timeout: time.Minute}}, serveOn(t, says("here"))))
+	c := client(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		r, _ := http.NewRequestWithContext(ctx, http.MethodGet, g.url(), nil)
+		if res, err := c.Do(r); err == nil {
+			res.Body.Close()
+		}
+	}()
+	receive(t, asked)
+	cancel()
+	receive(t, left)
+	if n := g.settled(1); n.Refused+n.Aborted != 1 || n.Failed != 0 {
+		t.Errorf("%+v", n)
 	}
 }
 

@@ -360,3 +360,26 @@ func (w waiting) Err() error {
 	}
 	return nil
 }
+
+// AfterFunc is for contexts that are made of w. Without it package context would have a goroutine of its own call Done, at any time:
+// after the request, too, when another one is being read.
+func (w waiting) AfterFunc(f func()) (stop func() bool) {
+	gone, off := w.Done(), make(chan struct{})
+	var decided atomic.Bool
+	go func() {
+		select {
+		case <-gone:
+			if !decided.Swap(true) {
+				f()
+			}
+		case <-off:
+		}
+	}()
+	return func() bool {
+		if decided.Swap(true) {
+			return false
+		}
+		close(off)
+		return true
+	}
+}
