@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"regexp"
@@ -292,19 +293,13 @@ func (d *decoder) checkRoute(s *Spec) error {
 			return d.at("route.listen", "%q is not an address: write \":80\" or \"127.0.0.1:8080\"", r.Listen)
 		}
 	}
-	if err := d.checkTLS(r); err != nil {
-		return err
-	}
-	if err := d.checkStream(s); err != nil {
-		return err
-	}
-	if err := d.checkForward(r); err != nil {
-		return err
-	}
-	if err := d.checkPreview(r.Preview); err != nil {
-		return err
-	}
-	for i, f := range r.Faults {
+	return cmp.Or(d.checkTLS(r), d.checkStream(s), d.checkForward(r), d.checkPreview(r.Preview), d.checkFaults(r.Faults), d.checkGuard(r), d.checkHTTP3(r), d.checkKept(r),
+		d.checkAccess(r.AccessLog), d.checkTraces(r.Traces), d.checkHedge(r), d.checkAuth(r.Auth), d.checkRedirects(r.Redirects), d.checkMode(s))
+}
+
+// checkFaults holds what shall go wrong on purpose to what can.
+func (d *decoder) checkFaults(faults []Fault) error {
+	for i, f := range faults {
 		path := fmt.Sprintf("route.faults[%d]", i)
 		switch {
 		case f.Share <= 0:
@@ -317,15 +312,7 @@ func (d *decoder) checkRoute(s *Spec) error {
 			return d.at(path+".header", "%q is not a header: write X-Chaos, or \"X-Chaos: yes\"", f.Header)
 		}
 	}
-	if err := d.checkGuard(r); err != nil {
-		return err
-	}
-	for _, err := range []error{d.checkHTTP3(r), d.checkKept(r), d.checkAccess(r.AccessLog), d.checkTraces(r.Traces), d.checkHedge(r), d.checkAuth(r.Auth), d.checkRedirects(r.Redirects)} {
-		if err != nil {
-			return err
-		}
-	}
-	return d.checkMode(s)
+	return nil
 }
 
 func (d *decoder) oneOf(path, v string, allowed ...string) error {
