@@ -187,27 +187,24 @@ func TestPassToNobody(t *testing.T) {
 	log := g.logs()
 	table := logged(everyRequest, closedPort(t))
 	table.Routes[0].Stream = &Stream{}
-	g.set(table)
-	if !breaksOff(t, g.addr()) {
-		t.Error("a connection that no instance took ended in order")
+	for i, x := range []struct {
+		what   string
+		change func(*Route)
+	}{
+		{"a connection that no instance took", func(*Route) {}},
+		{"a connection without an instance", func(r *Route) { r.Backends = nil }},
+		{"a connection to a service that is stopped", func(r *Route) { r.Stopped = true }},
+	} {
+		x.change(&table.Routes[0])
+		g.set(table)
+		if !breaksOff(t, g.addr()) {
+			t.Errorf("%s ended in order", x.what)
+		}
+		n := uint64(i + 1)
+		if got := g.settled(n); got.Failed != n || got.Undone != n || got.Unplaced != n-1 {
+			t.Errorf("%s: %+v", x.what, got)
+		}
 	}
-	if got := g.settled(1); got.Failed != 1 || got.Undone != 1 {
-		t.Errorf("%+v", got)
-	}
-	table.Routes[0].Backends = nil
-	g.set(table)
-	if !breaksOff(t, g.addr()) {
-		t.Error("a connection without an instance ended in order")
-	}
-	if got := g.settled(2); got.Failed != 2 || got.Unplaced != 1 {
-		t.Errorf("%+v", got)
-	}
-	table.Routes[0].Stopped = true
-	g.set(table)
-	if !breaksOff(t, g.addr()) {
-		t.Error("a connection to a service that is stopped ended in order")
-	}
-	g.settled(3)
 	var why []string
 	for _, l := range log.wait(3) {
 		why = append(why, fmt.Sprint(l["outcome"], " ", l["error.type"]))
