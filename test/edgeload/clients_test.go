@@ -268,9 +268,14 @@ func (l *load) stream(c *http.ClientConn, method string, s site, n int) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", method, err)
 	}
+	return l.answered(res, 2, method, sent)
+}
+
+// answered counts a request if its answer, by this version of HTTP, is the whole of the right one.
+func (l *load) answered(res *http.Response, version int, method, sent string) error {
 	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
-	if err != nil || res.ProtoMajor != 2 || res.StatusCode != http.StatusOK || string(b) != sent+"ok" {
+	if err != nil || res.ProtoMajor != version || res.StatusCode != http.StatusOK || string(b) != sent+"ok" {
 		return fmt.Errorf("%s: %s %s %.80q %w", method, res.Proto, res.Status, b, err)
 	}
 	l.requests.Add(1)

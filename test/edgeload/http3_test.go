@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -90,11 +89,5 @@ func (l *load) stream3(c *http3.ClientConn, method string, s site, n int) error 
 	if err != nil {
 		return fmt.Errorf("%s: %w", method, err)
 	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(res.Body)
-	if err != nil || res.ProtoMajor != 3 || res.StatusCode != http.StatusOK || string(b) != sent+"ok" {
-		return fmt.Errorf("%s: %s %s %.80q %w", method, res.Proto, res.Status, b, err)
-	}
-	l.requests.Add(1)
-	return nil
+	return l.answered(res, 3, method, sent)
 }
