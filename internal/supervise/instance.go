@@ -294,8 +294,7 @@ func (in *instance) adopt() *child {
 	return c
 }
 
-func (in *instance) save() {
-	i := in.snapshot()
+func (in *instance) save(i Instance) {
 	if err := home.WriteJSON(in.recordFile(), runtimeRecord{Instance: i, Program: in.prog, Groups: in.groups}, 0o600); err != nil {
 		in.sup.opt.Log.Error("cannot write the instance's record", "instance", in.key(), "error", err)
 	}

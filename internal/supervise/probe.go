@@ -146,19 +146,26 @@ func (in *instance) probed(c *child, a answer) {
 	if next == now.State && text == now.Probe {
 		return
 	}
-	in.update(func(i *Instance) {
+	if next == Ready {
+		in.wasReady = true
+	}
+	at := time.Now()
+	change := func(i *Instance) {
 		i.Probe = text
 		if next == Ready && i.State != Ready {
-			in.wasReady, i.Exits = true, 0
+			i.Exits = 0
 			if i.ReadyAt.IsZero() {
-				i.ReadyAt = time.Now()
+				i.ReadyAt = at
 			}
 		}
 		i.State = next
-	})
-	if next != now.State {
-		in.save() // adoption must not take a ready instance out of traffic
 	}
+	if next != now.State {
+		i := in.snapshot()
+		change(&i)
+		in.save(i) // before anybody is told: adoption must not take a ready instance out of traffic
+	}
+	in.update(change)
 }
 
 // ask puts one question.

@@ -66,7 +66,7 @@ func (in *instance) start() (*child, error) {
 		i.Process = c.id
 		i.Missing = append(missing, lacks...)
 	})
-	in.save()
+	in.save(in.snapshot())
 	return c, nil
 }
 
