@@ -104,7 +104,7 @@ func TestPauseByHandAndResume(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := rollouttest.NewFake(older, 4)
 		f.Told.Paused = "lunch"
-		time.AfterFunc(time.Hour, func() { f.Told.Paused = "" })
+		time.AfterFunc(time.Hour, func() { f.Tell(rollout.Orders{}) })
 		took, err := watched(t, f)
 		if err != nil || took < time.Hour+20*time.Second || took > time.Hour+21*time.Second {
 			t.Fatalf("after %s: %v", took, err)
@@ -116,7 +116,7 @@ func TestPauseByHandAndResume(t *testing.T) {
 func TestBreachWhilePausedAndWhileFrozen(t *testing.T) {
 	bad := func(f *rollouttest.Fake) rollout.Gate {
 		return answers(func(m rollout.Moment) rollout.Answer {
-			if m.Elapsed == 0 || f.Told.Paused == "" {
+			if m.Elapsed == 0 || f.Orders().Paused == "" {
 				return rollout.Answer{Verdict: rollout.Pass}
 			}
 			return rollout.Answer{Verdict: rollout.Breach, Else: rollout.Back, Reason: "5 % fail"}
@@ -133,7 +133,7 @@ func TestBreachWhilePausedAndWhileFrozen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := rollouttest.NewFake(older, 4)
 		f.Told = rollout.Orders{Paused: "migration", Frozen: true}
-		time.AfterFunc(time.Hour, func() { f.Told = rollout.Orders{} })
+		time.AfterFunc(time.Hour, func() { f.Tell(rollout.Orders{}) })
 		if _, err := watched(t, f, bad(f)); err != nil || f.Outcome != rollout.Done {
 			t.Fatalf("%s: %v", f.Outcome, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/release"
@@ -46,6 +47,7 @@ type Fake struct {
 
 	Ran map[string]bool // hooks that did
 
+	mu        sync.Mutex // of Told, once a rollout runs
 	Told      rollout.Orders
 	Decisions []rollout.Decision
 
@@ -309,6 +311,8 @@ func (f *Fake) Decide(_ context.Context, d rollout.Decision) error {
 func (f *Fake) Pause(ctx context.Context, why string) error {
 	return f.call(ctx, func(half bool) error {
 		if !half {
+			f.mu.Lock()
+			defer f.mu.Unlock()
 			f.Told.Paused = why
 		}
 		return nil
@@ -316,7 +320,18 @@ func (f *Fake) Pause(ctx context.Context, why string) error {
 }
 
 // Orders implements [rollout.Journal].
-func (f *Fake) Orders() rollout.Orders { return f.Told }
+func (f *Fake) Orders() rollout.Orders {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.Told
+}
+
+// Tell changes the orders while a rollout runs.
+func (f *Fake) Tell(o rollout.Orders) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Told = o
+}
 
 // End implements [rollout.Journal].
 func (f *Fake) End(ctx context.Context, o rollout.Outcome, _ error) error {
