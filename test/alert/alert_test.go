@@ -84,17 +84,6 @@ func open(t *testing.T, o alert.Options) *shop {
 	return s
 }
 
-// freeAddress is one of this machine that nothing listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // startAlertmanager runs Debian's on addr until the test ends; it passes alerts on to hook.
 func startAlertmanager(t *testing.T, addr, hook string) {
 	t.Helper()
@@ -183,7 +172,7 @@ func receive(t *testing.T, got chan string, status string) string {
 // TestRuleFiresAndResolvesAtAlertmanager is the whole way, from a series to Alertmanager's API and its own webhook, and beside
 // it the webhook that fairlead sends of the same alert: the two must be the same but for where they come from.
 func TestRuleFiresAndResolvesAtAlertmanager(t *testing.T) {
-	addr := freeAddress(t)
+	addr := rig.Free(t)
 	theirURL, theirs := hookServer(t)
 	ourURL, ours := hookServer(t)
 	startAlertmanager(t, addr, theirURL)
@@ -247,7 +236,7 @@ func compareHooks(t *testing.T, theirs, ours string) {
 
 // TestAlertmanagerThatComesLater starts Alertmanager when the alert has been firing for a while.
 func TestAlertmanagerThatComesLater(t *testing.T) {
-	addr := freeAddress(t)
+	addr := rig.Free(t)
 	hook, _ := hookServer(t)
 	s := open(t, alert.Options{Receivers: []alert.Receiver{{Name: "alertmanager", To: alert.Alertmanager{URL: alert.Secret("http://" + addr)}}},
 		State: filepath.Join(t.TempDir(), "state.json"), Attempts: 8})
@@ -275,7 +264,7 @@ func TestAlertmanagerThatComesLater(t *testing.T) {
 
 // TestSilencedAlertsDoNotArrive silences at fairlead, and ends the silence.
 func TestSilencedAlertsDoNotArrive(t *testing.T) {
-	addr := freeAddress(t)
+	addr := rig.Free(t)
 	hook, _ := hookServer(t)
 	startAlertmanager(t, addr, hook)
 	ourURL, ours := hookServer(t)

@@ -27,7 +27,7 @@ import (
 func TestRuleMailsThroughARealServer(t *testing.T) {
 	program := rig.Tool(t, "aiosmtpd", "python3-aiosmtpd")
 	cert, key, pool := certificate(t)
-	addr, box := freeAddress(t), filepath.Join(t.TempDir(), "box")
+	addr, box := rig.Free(t), filepath.Join(t.TempDir(), "box")
 	var log strings.Builder
 	cmd := exec.Command(program, "-n", "-l", addr, "--tlscert", cert, "--tlskey", key, "-c", "aiosmtpd.handlers.Mailbox", box)
 	cmd.Stdout, cmd.Stderr = &log, &log

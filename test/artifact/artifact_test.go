@@ -5,7 +5,6 @@ package artifact_test
 import (
 	"bytes"
 	"encoding/json"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -35,14 +34,7 @@ func debian(t *testing.T, programs ...string) {
 // registry starts a program that serves a registry, and returns its address once it answers.
 func registry(t *testing.T, start func(addr string) *exec.Cmd) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	addr := rig.Free(t)
 	cmd := start(addr)
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log

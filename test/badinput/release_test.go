@@ -100,7 +100,7 @@ func neverReady(t *testing.T, s *service) {
 }
 
 func listensElsewhere(t *testing.T, s *service) {
-	addr := freeAddr(t)
+	addr := rig.Free(t)
 	s.spec(t, "MODE: good", `MODE: elsewhere, ELSEWHERE: "`+addr+`"`, "startup_timeout: 20s", "startup_timeout: 2s")
 	o := s.refuses(t, refusal{code: 1, kind: fail.Unhealthy, says: []string{"was not ready within 2s", "refused"}, hint: "it listens on " + addr})
 	if !strings.Contains(o.err.Hint, "PORT") {

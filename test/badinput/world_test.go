@@ -5,7 +5,6 @@ package badinput
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,7 +39,7 @@ type service struct {
 // folder lays the program out under a name, with a fairlead.yaml that is good but not yet deployed.
 func folder(t *testing.T, m *rig.Machine, name string) *service {
 	t.Helper()
-	listen := freeAddr(t)
+	listen := rig.Free(t)
 	s := &service{Machine: m, name: name, dir: t.TempDir(), url: "http://" + listen}
 	s.text = strings.NewReplacer("NAME", name, "LISTEN", listen).Replace(good)
 	src, err := os.ReadFile(filepath.Join("testdata", "program", "main.go"))
@@ -70,16 +69,6 @@ func (s *service) remove(t *testing.T) {
 		t.Errorf("fairlead rm %s: exit code %d\n%s", s.name, code, stderr)
 	}
 	s.only(t, 0)
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (s *service) write(t *testing.T, name, text string) {

@@ -2,9 +2,7 @@ package bench
 
 import (
 	"net/http"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"sort"
 	"testing"
 	"time"
@@ -18,14 +16,7 @@ func BenchmarkRollback(b *testing.B) {
 	for name, warm := range map[string]string{"warm": "10m", "cold": "0s"} {
 		b.Run(name, func(b *testing.B) {
 			m := rig.NewMachine(b)
-			dir := filepath.Join(b.TempDir(), "app")
-			if err := os.CopyFS(dir, os.DirFS(filepath.Join(rig.Root(b), "test", "load", "testdata", "app"))); err != nil {
-				b.Fatal(err)
-			}
-			text := "service: app\nrun: {instances: 2}\nrelease: {watch: 0s, warm: " + warm + "}\n"
-			if err := os.WriteFile(filepath.Join(dir, "fairlead.yaml"), []byte(text), 0o644); err != nil {
-				b.Fatal(err)
-			}
+			dir := rig.Service(b, "test/load/testdata/app", "app", "service: app\nrun: {instances: 2}\nrelease: {watch: 0s, warm: "+warm+"}\n")
 			m.Up(b, dir)
 			url := m.Up(b, dir).URL
 			for range b.N {

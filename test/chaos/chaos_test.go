@@ -38,15 +38,8 @@ var strategies = map[string]string{
 // service writes a copy of the load suite's program with a spec of its own.
 func service(t *testing.T, name, strategy string) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), name)
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(rig.Root(t), "test", "load", "testdata", "app"))); err != nil {
-		t.Fatal(err)
-	}
 	text := fmt.Sprintf("service: %s\nrun:\n  instances: %d\n  stop: {drain: 2s}\nrelease:\n  watch: 100ms\n  keep: 3\n  %s\n", name, instances, strategy)
-	if err := os.WriteFile(filepath.Join(dir, "fairlead.yaml"), []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return dir
+	return rig.Service(t, "test/load/testdata/app", name, text)
 }
 
 // victim returns the process to kill; cli is the command line's.

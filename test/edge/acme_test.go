@@ -32,21 +32,6 @@ const patience = time.Minute
 // host is served in the tests; the ACME server's resolver says that every name is this machine.
 const host = "shop.fairlead.test"
 
-// ports reserves n free ports of loopback.
-func ports(t testing.TB, n int) []int {
-	t.Helper()
-	var out []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		out = append(out, l.Addr().(*net.TCPAddr).Port)
-	}
-	return out
-}
-
 // authority is a running ACME server, Pebble.
 type authority struct {
 	directory string
@@ -61,7 +46,7 @@ func newAuthority(t *testing.T, httpPort, tlsPort int, validity time.Duration) a
 	dir := t.TempDir()
 	pebble := rig.GoTool(t, "github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1")
 	dns := rig.GoTool(t, "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv@v2.10.1")
-	p := ports(t, 4)
+	p := rig.FreePorts(t, 4)
 	store := certs.Open(certs.Options{Dir: filepath.Join(dir, "certs"), Log: slog.New(slog.DiscardHandler)})
 	a := authority{directory: fmt.Sprintf("https://127.0.0.1:%d/dir", p[0]), roots: filepath.Join(dir, "roots.pem"), dns: fmt.Sprintf("http://127.0.0.1:%d", p[3])}
 	root, err := store.LocalRoot()
@@ -145,30 +130,28 @@ func (a authority) serial(port int) (string, error) {
 	return c.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.String(), nil
 }
 
+// shopDir is the smallest example, as a service shop.
+func shopDir(t *testing.T, spec string) string {
+	t.Helper()
+	dir := rig.Service(t, "examples/hello", "shop", spec)
+	rig.Write(t, filepath.Join(dir, "go.mod"), "module example.com/shop\n\ngo 1.26\n")
+	return dir
+}
+
 // A service gets its certificate by itself, by either challenge, and curl takes it; plain HTTP is sent on.
 func TestACME(t *testing.T) {
 	for _, how := range []string{"http-01", "tls-alpn-01"} {
 		t.Run(how, func(t *testing.T) {
-			p := ports(t, 2)
+			p := rig.FreePorts(t, 2)
 			ca := newAuthority(t, p[0], p[1], time.Hour)
 			m := rig.NewMachine(t)
-			dir := filepath.Join(t.TempDir(), "shop")
-			if err := os.CopyFS(dir, os.DirFS(filepath.Join(rig.Root(t), "examples", "hello"))); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module example.com/shop\n\ngo 1.26\n"), 0o644); err != nil {
-				t.Fatal(err)
-			}
 			plain := fmt.Sprintf("127.0.0.1:%d", p[0])
 			if how == "tls-alpn-01" {
 				plain = "off"
 			}
 			spec := fmt.Sprintf("service: shop\nroute:\n  hosts: [%s]\n  listen: 127.0.0.1:%d\n  http: %q\n  tls: auto\n  acme: {directory: %q, email: ann@fairlead.test, roots: %s}\nrelease: {watch: 100ms}\n",
 				host, p[1], plain, ca.directory, ca.roots)
-			if err := os.WriteFile(filepath.Join(dir, "fairlead.yaml"), []byte(spec), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			url := m.Up(t, dir).URL
+			url := m.Up(t, shopDir(t, spec)).URL
 			if want := fmt.Sprintf("https://%s:%d", host, p[1]); url != want {
 				t.Errorf("the receipt says %s, want %s", url, want)
 			}
@@ -214,7 +197,7 @@ func curl(t *testing.T, ca authority, p []int, plain bool) {
 
 // A certificate is renewed in time, while it is served.
 func TestRenewal(t *testing.T) {
-	p := ports(t, 2)
+	p := rig.FreePorts(t, 2)
 	ca := newAuthority(t, p[0], p[1], 30*time.Second)
 	store := certs.Open(certs.Options{Dir: filepath.Join(t.TempDir(), "certs"), Log: slog.New(slog.DiscardHandler), Every: 500 * time.Millisecond})
 	t.Cleanup(store.Close)

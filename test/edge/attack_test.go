@@ -22,13 +22,14 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/edge"
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/keeper"
+	"github.com/fairlead-dev/fairlead/test/rig"
 )
 
 // moment is how long an attacked proxy may take for what it should do at once. It is waited out only where one is silent.
 const moment = 5 * time.Second
 
-// startEdge runs an edge with a table of its own until the test ends.
-func startEdge(t testing.TB, table edge.Table) {
+// startEdge runs an edge with a table of its own until the test ends, and returns the folder that it keeps its things in.
+func startEdge(t testing.TB, table edge.Table) (dir string) {
 	t.Helper()
 	// The name is short since the path of a unix socket may not have more than about 100 bytes.
 	dir, err := os.MkdirTemp("", "ea")
@@ -44,6 +45,7 @@ func startEdge(t testing.TB, table edge.Table) {
 	if _, err := s.Set(table); err != nil {
 		t.Fatal(err)
 	}
+	return dir
 }
 
 // openEdge starts an edge that keeps its things in dir.
@@ -84,7 +86,7 @@ type front struct {
 // ours is an edge of ours as a front.
 func ours(t testing.TB) front {
 	t.Helper()
-	f := front{fmt.Sprintf("127.0.0.1:%d", ports(t, 1)[0]), newRecorder(t)}
+	f := front{fmt.Sprintf("127.0.0.1:%d", rig.FreePorts(t, 1)[0]), newRecorder(t)}
 	startEdge(t, edge.Table{Routes: []edge.Route{shop(f.addr, f.rec.addr)}})
 	return f
 }

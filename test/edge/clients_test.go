@@ -8,13 +8,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/fairlead-dev/fairlead/internal/certs"
 	"github.com/fairlead-dev/fairlead/internal/edge"
 	"github.com/fairlead-dev/fairlead/internal/home"
+	"github.com/fairlead-dev/fairlead/test/rig"
 )
 
 // name is the host of what is served with TLS here: clients of every kind take names below localhost for this machine.
@@ -30,27 +30,16 @@ type both struct {
 // inBoth starts an edge before an instance.
 func inBoth(t *testing.T, instance string) both {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ea") // short, for it holds sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	s, end, err := openEdge(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(end)
-	p := ports(t, 2)
+	p := rig.FreePorts(t, 2)
 	b := both{plain: fmt.Sprintf("127.0.0.1:%d", p[0]), secure: fmt.Sprintf("127.0.0.1:%d", p[1])}
 	plain, secure := shop(b.plain, instance), shop(b.secure, instance)
 	secure.Service, secure.TLS = "secure", &edge.TLS{Source: certs.Source{Kind: certs.Local}}
 	secure.HTTP3 = true
-	if _, err := s.Set(edge.Table{Routes: []edge.Route{plain, secure}}); err != nil {
-		t.Fatal(err)
-	}
+	dir := startEdge(t, edge.Table{Routes: []edge.Route{plain, secure}})
 	d := home.Dirs{State: filepath.Join(dir, "s"), Run: filepath.Join(dir, "r")}
 	store := certs.Open(certs.Options{Dir: d.Certificates(), Log: slog.New(slog.DiscardHandler)})
 	t.Cleanup(store.Close)
+	var err error
 	if b.root, err = store.LocalRoot(); err != nil {
 		t.Fatal(err)
 	}

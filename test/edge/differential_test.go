@@ -53,7 +53,7 @@ func TestAttackDifferential(t *testing.T) {
 func nginx(t *testing.T) front {
 	t.Helper()
 	tool := rig.Tool(t, "nginx", "nginx-light")
-	f := front{fmt.Sprintf("127.0.0.1:%d", ports(t, 1)[0]), newRecorder(t)}
+	f := front{fmt.Sprintf("127.0.0.1:%d", rig.FreePorts(t, 1)[0]), newRecorder(t)}
 	dir := t.TempDir()
 	conf := fmt.Sprintf(`daemon off; master_process off; pid %[1]s/pid; error_log %[1]s/error.log;
 events { worker_connections 512; }
@@ -75,7 +75,7 @@ http {
 func haproxy(t *testing.T) front {
 	t.Helper()
 	tool := rig.Tool(t, "haproxy", "haproxy")
-	f := front{fmt.Sprintf("127.0.0.1:%d", ports(t, 1)[0]), newRecorder(t)}
+	f := front{fmt.Sprintf("127.0.0.1:%d", rig.FreePorts(t, 1)[0]), newRecorder(t)}
 	conf := fmt.Sprintf(`global
 	maxconn 512
 	tune.bufsize 66560

@@ -13,7 +13,7 @@ import (
 
 // A certificate for every name below one comes by DNS-01: a command tells the name server what the authority looks for, and takes it back.
 func TestDNSChallenge(t *testing.T) {
-	p := ports(t, 3)
+	p := rig.FreePorts(t, 3)
 	ca := newAuthority(t, p[0], p[1], time.Hour) // nobody listens at these ports
 	curl := rig.Tool(t, "curl", "curl")
 	m := rig.NewMachine(t)
@@ -25,19 +25,9 @@ func TestDNSChallenge(t *testing.T) {
 	if err := os.WriteFile(hook, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(work, "shop")
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(rig.Root(t), "examples", "hello"))); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module example.com/shop\n\ngo 1.26\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	spec := fmt.Sprintf("service: shop\nroute:\n  hosts: ['*.%s']\n  listen: 127.0.0.1:%d\n  http: off\n  tls: auto\n  acme: {directory: %q, roots: %s, dns: %s}\nrelease: {watch: 100ms}\n",
 		host, p[2], ca.directory, ca.roots, hook)
-	if err := os.WriteFile(filepath.Join(dir, "fairlead.yaml"), []byte(spec), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	m.Up(t, dir)
+	m.Up(t, shopDir(t, spec))
 	var err error
 	rig.Eventually(t, patience, "a certificate", func() bool {
 		var c *tls.Conn

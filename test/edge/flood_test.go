@@ -173,9 +173,9 @@ func busy(t *testing.T) (addr string, most, all *atomic.Int64) {
 // Thousands of requests each taken back at once (CVE-2023-44487), over TLS: the instance sees a bounded number at a time.
 func TestAttackRapidReset(t *testing.T) {
 	instance, most, all := busy(t)
-	r := shop(fmt.Sprintf("127.0.0.1:%d", ports(t, 1)[0]), instance)
+	r := shop(fmt.Sprintf("127.0.0.1:%d", rig.FreePorts(t, 1)[0]), instance)
 	r.Hosts, r.TLS = []string{"a"}, &edge.TLS{Source: certs.Source{Kind: certs.Local}}
-	plain := shop(fmt.Sprintf("127.0.0.1:%d", ports(t, 1)[0]), instance)
+	plain := shop(fmt.Sprintf("127.0.0.1:%d", rig.FreePorts(t, 1)[0]), instance)
 	plain.Service = "plain"
 	startEdge(t, edge.Table{Routes: []edge.Route{r, plain}})
 	f := front{plain.Listen, newRecorder(t)}

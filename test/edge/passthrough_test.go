@@ -72,7 +72,7 @@ func TestPassthroughOfOpenSSLAndCurl(t *testing.T) {
 	openssl, curl := rig.Tool(t, "openssl", "openssl"), rig.Tool(t, "curl", "curl")
 	one, oneRoot := overTLS(t, "one")
 	two, twoRoot := overTLS(t, "two")
-	port := ports(t, 1)[0]
+	port := rig.FreePorts(t, 1)[0]
 	listen := fmt.Sprintf("127.0.0.1:%d", port)
 	a, b, ended := route("one", listen, one, "one.localhost"), route("two", listen, two, "*.two.localhost"), route("ended", listen, serve(t, http.NotFound), "ended.localhost")
 	a.Stream, b.Stream = &edge.Stream{Passthrough: true}, &edge.Stream{Passthrough: true}
@@ -128,7 +128,7 @@ func signedBy(t *testing.T, text, root []byte, host string) bool {
 
 // A certificate is obtained by TLS-ALPN-01 for one host of an address where another host's handshakes are passed on.
 func TestACMEBesidePassthrough(t *testing.T) {
-	p := ports(t, 2)
+	p := rig.FreePorts(t, 2)
 	ca := newAuthority(t, p[0], p[1], time.Hour)
 	listen := fmt.Sprintf("127.0.0.1:%d", p[1])
 	own, root := overTLS(t, "own")
@@ -149,7 +149,7 @@ func TestACMEBesidePassthrough(t *testing.T) {
 // HAProxy as an instance takes the client's address from what the edge says of it, in both versions, and the name from the second.
 func TestSendProxyToHAProxy(t *testing.T) {
 	tool := rig.Tool(t, "haproxy", "haproxy")
-	p := ports(t, 2)
+	p := rig.FreePorts(t, 2)
 	instance, listen := fmt.Sprintf("127.0.0.1:%d", p[0]), fmt.Sprintf("127.0.0.1:%d", p[1])
 	conf := fmt.Sprintf(`defaults
 	mode http
@@ -208,7 +208,7 @@ frontend in
 // Two clients of a NATS server talk to each other through the edge, whose server speaks first.
 func TestNATSOverTCP(t *testing.T) {
 	tool := rig.GoTool(t, "github.com/nats-io/nats-server/v2@v2.15.2")
-	p := ports(t, 2)
+	p := rig.FreePorts(t, 2)
 	start(t, tool, "-a", "127.0.0.1", "-p", fmt.Sprint(p[0]))
 	listen := fmt.Sprintf("127.0.0.1:%d", p[1])
 	r := route("nats", listen, fmt.Sprintf("127.0.0.1:%d", p[0]))

@@ -26,12 +26,13 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/fairlead-dev/fairlead/internal/edge"
+	"github.com/fairlead-dev/fairlead/test/rig"
 )
 
 // before starts an edge before an instance and returns where it listens.
 func before(t *testing.T, instance string) string {
 	t.Helper()
-	addr := fmt.Sprintf("127.0.0.1:%d", ports(t, 1)[0])
+	addr := fmt.Sprintf("127.0.0.1:%d", rig.FreePorts(t, 1)[0])
 	startEdge(t, edge.Table{Routes: []edge.Route{shop(addr, instance)}})
 	return addr
 }

@@ -8,8 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -101,11 +99,7 @@ func (c *callers) call(ctx context.Context, name string, keep bool, tick <-chan 
 // that were there before the edge was replaced go on.
 func TestTCPService(t *testing.T) {
 	m := rig.NewMachine(t)
-	dir := filepath.Join(t.TempDir(), "lines")
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(rig.Root(t), "test", "edge", "testdata", "lines"))); err != nil {
-		t.Fatal(err)
-	}
-	write(t, dir, "fairlead.yaml", fmt.Sprintf("service: lines\nrun: {instances: 2, stop: {drain: 1s, timeout: 10s}}\nroute: {listen: '127.0.0.1:%d', protocol: tcp, access_log: {}}\nrelease: {watch: 500ms}\n", ports(t, 1)[0]))
+	dir := rig.Service(t, "test/edge/testdata/lines", "lines", fmt.Sprintf("service: lines\nrun: {instances: 2, stop: {drain: 1s, timeout: 10s}}\nroute: {listen: '127.0.0.1:%d', protocol: tcp, access_log: {}}\nrelease: {watch: 500ms}\n", rig.FreePorts(t, 1)[0]))
 	first := m.Up(t, dir)
 	addr, ok := strings.CutPrefix(first.URL, "tcp://")
 	if !ok {

@@ -6,11 +6,7 @@ package edgeload
 
 import (
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
-	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -55,25 +51,7 @@ release: {strategy: canary, steps: [10%%, 30%%, 50%%, 70%%, 90%%], watch: 100ms,
 // service writes a copy of the program with a spec of its own.
 func service(t *testing.T, name, spec string) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), name)
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(rig.Root(t), "test", "edgeload", "testdata", "app"))); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "fairlead.yaml"), []byte(spec), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-// address is a free one of loopback.
-func address(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return rig.Service(t, "test/edgeload/testdata/app", name, spec)
 }
 
 // phase does something under load and judges what the clients saw of it.
@@ -90,8 +68,8 @@ func (l *load) phase(t *testing.T, name string, f func()) {
 
 func TestNobodyIsHarmed(t *testing.T) {
 	m, ca := rig.NewMachine(t), newAuthority(t)
-	shop := site{"shop.test", address(t), &tls.Config{RootCAs: ca.pool, ServerName: "shop.test"}}
-	till := site{"till.test", address(t), nil}
+	shop := site{"shop.test", rig.Free(t), &tls.Config{RootCAs: ca.pool, ServerName: "shop.test"}}
+	till := site{"till.test", rig.Free(t), nil}
 	m.Up(t, service(t, "shop", fmt.Sprintf(shopSpec, shop.addr, ca.certFile, ca.keyFile)))
 	m.Move(t, "restart", "shop") // the release to switch to
 	m.Up(t, service(t, "till", fmt.Sprintf(tillSpec, till.addr)))
@@ -131,27 +109,9 @@ func TestNobodyIsHarmed(t *testing.T) {
 		}
 		return true
 	})
-	if n := counted(t, m); n != l.requests.Load() {
+	if n := m.Sums(t)["fairlead_edge_requests_total"]; n != l.requests.Load() {
 		t.Errorf("the load counts %d requests, the edges %d", l.requests.Load(), n)
 	}
-}
-
-// counted sums the edges' own counters of requests.
-func counted(t *testing.T, m *rig.Machine) (requests int64) {
-	t.Helper()
-	out, stderr, code := m.Run(t, "metrics")
-	if code != 0 {
-		t.Fatalf("metrics: %s", stderr)
-	}
-	for line := range strings.Lines(out) {
-		name, rest, _ := strings.Cut(line, "{")
-		_, value, _ := strings.Cut(rest, "} ")
-		var n float64
-		if name == "fairlead_edge_requests_total" && json.Unmarshal([]byte(strings.TrimSpace(value)), &n) == nil {
-			requests += int64(n)
-		}
-	}
-	return requests
 }
 
 // switching moves all traffic to and fro, and replaces the certificate every other time.

@@ -1,8 +1,6 @@
 package gates_test
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,17 +15,10 @@ const recoverWithin = time.Second
 // the gate that asks for it opens while it is fresh.
 func TestDrillRollback(t *testing.T) {
 	m := rig.NewMachine(t)
-	dir := filepath.Join(t.TempDir(), "gin")
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(rig.Root(t), "examples", "gin"))); err != nil {
-		t.Fatal(err)
+	spec := func(gate string) string {
+		return "service: gin\nrun:\n  instances: 2\n  stop: {drain: 5s}\n  probes: {ready: {http: /ready}}\nrelease:\n  watch: 200ms\n  gates: [{check: \"" + gate + "\"}]\n"
 	}
-	spec := func(gate string) {
-		text := "service: gin\nrun:\n  instances: 2\n  stop: {drain: 5s}\n  probes: {ready: {http: /ready}}\nrelease:\n  watch: 200ms\n  gates: [{check: \"" + gate + "\"}]\n"
-		if err := os.WriteFile(filepath.Join(dir, "fairlead.yaml"), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	spec("drill(rollback) <= 30d")
+	dir := rig.Service(t, "examples/gin", "gin", spec("drill(rollback) <= 30d"))
 	url := m.Up(t, dir).URL // the first release has nothing to go back to: the gate does not ask
 
 	out, _, code := m.Run(t, "up", dir)

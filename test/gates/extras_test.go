@@ -34,9 +34,7 @@ func (w *world) see(t *testing.T, header, value string) string {
 // whole writes a fairlead.yaml that the short form of newWorld has no room for.
 func (w *world) whole(t *testing.T, text string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(w.dir, "fairlead.yaml"), []byte("service: canary\n"+text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	rig.Spec(t, w.dir, "service: canary\n"+text)
 }
 
 const (

@@ -6,8 +6,6 @@ package gates_test
 import (
 	"encoding/json"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -39,10 +37,7 @@ type world struct {
 // newWorld deploys the first release, which nothing is asked of.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{Machine: rig.NewMachine(t), dir: filepath.Join(t.TempDir(), "canary")}
-	if err := os.CopyFS(w.dir, os.DirFS(filepath.Join(rig.Root(t), "test", "gates", "testdata", "service"))); err != nil {
-		t.Fatal(err)
-	}
+	w := &world{Machine: rig.NewMachine(t), dir: rig.Service(t, "test/gates/testdata/service", "canary", "")}
 	w.spec(t, "", "watch: 100ms")
 	w.url = w.Up(t, w.dir).URL
 	return w
@@ -53,9 +48,7 @@ func (w *world) spec(t *testing.T, fault string, release ...string) {
 	t.Helper()
 	text := "service: canary\nrun:\n  instances: 2\n  limits: {memory: 256MiB}\n  stop: {drain: 5s}\n  env: {" + fault + "}\nrelease:\n  " +
 		strings.Join(release, "\n  ") + "\n"
-	if err := os.WriteFile(filepath.Join(w.dir, "fairlead.yaml"), []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	rig.Spec(t, w.dir, text)
 }
 
 // load asks for some 300 answers a second, until the test ends.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,22 +17,13 @@ import (
 // variant is the app with a spec of the test's own.
 func variant(t *testing.T, text string) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "app")
-	if err := os.CopyFS(dir, os.DirFS(app(t))); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "fairlead.yaml"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return dir
+	return rig.Service(t, "test/load/testdata/app", "app", text)
 }
 
 // TestKernelModes: where the kernel hands connections to instances, the same load loses nothing either; and nothing when no
 // process of fairlead is left.
 func TestKernelModes(t *testing.T) {
-	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
-		rig.Missing(t, "steering by the kernel needs Linux and root")
-	}
+	rig.LinuxAndRoot(t, "steering by the kernel")
 	for _, mode := range []string{"kernel", "adaptive"} {
 		t.Run(mode, func(t *testing.T) { kernelMode(t, mode) })
 	}

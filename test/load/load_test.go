@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -33,25 +32,8 @@ func app(t *testing.T) string { return filepath.Join(rig.Root(t), "test", "load"
 // edgeCounts sums the machine's own counters of requests and failures.
 func edgeCounts(t *testing.T, m *rig.Machine) (requests, failed int64) {
 	t.Helper()
-	out, stderr, code := m.Run(t, "metrics")
-	if code != 0 {
-		t.Fatalf("metrics: %s", stderr)
-	}
-	for line := range strings.Lines(out) {
-		name, rest, _ := strings.Cut(line, "{")
-		_, value, _ := strings.Cut(rest, "} ")
-		var n float64
-		if json.Unmarshal([]byte(strings.TrimSpace(value)), &n) != nil {
-			continue
-		}
-		switch name {
-		case "fairlead_edge_requests_total":
-			requests += int64(n)
-		case "fairlead_edge_failures_total":
-			failed += int64(n)
-		}
-	}
-	return requests, failed
+	sums := m.Sums(t)
+	return sums["fairlead_edge_requests_total"], sums["fairlead_edge_failures_total"]
 }
 
 func status(t *testing.T, m *rig.Machine) api.Service {
@@ -143,14 +125,8 @@ func answers(t *testing.T, m *rig.Machine) bool {
 // while a rollout is under way.
 func TestReceiptEqualsTheLoad(t *testing.T) {
 	m := rig.NewMachine(t)
-	dir := filepath.Join(t.TempDir(), "app")
-	if err := os.CopyFS(dir, os.DirFS(app(t))); err != nil {
-		t.Fatal(err)
-	}
 	// The watch is long enough for everything that is sent to end within the rollout.
-	if err := os.WriteFile(filepath.Join(dir, "fairlead.yaml"), []byte("service: app\nrun: {instances: 2}\nrelease: {watch: 3s}\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	dir := variant(t, "service: app\nrun: {instances: 2}\nrelease: {watch: 3s}\n")
 	m.Up(t, dir)
 	cmd := exec.CommandContext(t.Context(), rig.CLI(t), "restart", "app", "--json")
 	cmd.Env = m.Env
@@ -195,17 +171,10 @@ func TestReceiptEqualsTheLoad(t *testing.T) {
 // over they are stopped.
 func TestWarmInstancesAreGoneBackTo(t *testing.T) {
 	m := rig.NewMachine(t)
-	dir := filepath.Join(t.TempDir(), "app")
-	if err := os.CopyFS(dir, os.DirFS(app(t))); err != nil {
-		t.Fatal(err)
+	spec := func(warm string) string {
+		return "service: app\nrun: {instances: 2}\nrelease: {watch: 100ms, warm: " + warm + "}\n"
 	}
-	spec := func(warm string) {
-		text := "service: app\nrun: {instances: 2}\nrelease: {watch: 100ms, warm: " + warm + "}\n"
-		if err := os.WriteFile(filepath.Join(dir, "fairlead.yaml"), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	spec("10m")
+	dir := variant(t, spec("10m"))
 	m.Up(t, dir)
 	first := processes(status(t, m), 1)
 	m.Up(t, dir)
@@ -219,7 +188,7 @@ func TestWarmInstancesAreGoneBackTo(t *testing.T) {
 	if s := status(t, m); !maps.Equal(first, processes(s, 1)) || s.Weights[1] != 100 || !maps.Equal(second, processes(s, 2)) {
 		t.Fatalf("not the same processes: %v, %+v", first, s)
 	}
-	spec("1s")
+	rig.Spec(t, dir, spec("1s"))
 	m.Up(t, dir)
 	rig.Eventually(t, patience, "what was warm is stopped", func() bool {
 		s := status(t, m)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -298,12 +297,7 @@ func get(t *testing.T, base, path string) (string, int) {
 // startPrometheus runs Debian's Prometheus on a folder of blocks until the test ends.
 func startPrometheus(t *testing.T, program, data, rules string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := rig.Free(t)
 	conf := filepath.Join(t.TempDir(), "prometheus.yml")
 	if err := os.WriteFile(conf, []byte("rule_files: ["+rules+"]\n"), 0o644); err != nil {
 		t.Fatal(err)

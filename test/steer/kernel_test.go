@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -134,9 +133,7 @@ var names atomic.Int32
 // named is a name for what the kernel keeps, which is gone after the test.
 func named(t *testing.T) string {
 	t.Helper()
-	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
-		rig.Missing(t, "steering by the kernel needs Linux and root")
-	}
+	rig.LinuxAndRoot(t, "steering by the kernel")
 	name := fmt.Sprintf("fairlead-test-%d-%d", os.Getpid(), names.Add(1))
 	t.Cleanup(func() {
 		if err := os.Remove(pin(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -173,12 +170,7 @@ func openAs(t *testing.T, name string) *steer.Kernel {
 // public is an address at which nobody listens.
 func public(t *testing.T) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
+	return netip.MustParseAddrPort(rig.Free(t))
 }
 
 func set(t *testing.T, k *steer.Kernel, s ...steer.Service) {

@@ -3,9 +3,6 @@ package steer
 import (
 	"encoding/json"
 	"net/http"
-	"os"
-	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -17,19 +14,12 @@ import (
 // TestFixedPort: two instances of a service whose code says port 80 run side by side, as a user who may not have that port, through a
 // deploy, in each way of taking traffic.
 func TestFixedPort(t *testing.T) {
-	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
-		rig.Missing(t, "run.port needs Linux and root")
-	}
+	rig.LinuxAndRoot(t, "run.port")
 	m := rig.NewMachine(t)
-	dir := filepath.Join(t.TempDir(), "fixed")
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(rig.Root(t), "test", "steer", "testdata", "fixed"))); err != nil {
-		t.Fatal(err)
-	}
+	dir := rig.Service(t, "test/steer/testdata/fixed", "fixed", "")
 	for _, mode := range []string{"proxy", "kernel"} {
 		spec := "service: fixed\nrun: {instances: 2, port: 80}\nroute: {mode: " + mode + "}\nrelease: {watch: 100ms}\n"
-		if err := os.WriteFile(filepath.Join(dir, "fairlead.yaml"), []byte(spec), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		rig.Spec(t, dir, spec)
 		r := m.Up(t, dir)
 		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
 		seen := map[string]bool{}
@@ -53,9 +43,7 @@ func TestFixedPort(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	// Without it the instance does not get its port, and the error says what to write.
-	if err := os.WriteFile(filepath.Join(dir, "fairlead.yaml"), []byte("service: fixed\nrun: {startup_timeout: 3s}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	rig.Spec(t, dir, "service: fixed\nrun: {startup_timeout: 3s}\n")
 	if _, stderr, code := m.Run(t, "up", dir); code == 0 || !strings.Contains(stderr, "permission denied") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
