@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	mrand "math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -150,11 +152,7 @@ func (a *accessLog) run() {
 func (a *accessLog) all() []*journal {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := make([]*journal, 0, len(a.journals))
-	for _, j := range a.journals {
-		out = append(out, j)
-	}
-	return out
+	return slices.Collect(maps.Values(a.journals))
 }
 
 // close writes what waits, if the disk takes it in time. What comes later is dropped.
