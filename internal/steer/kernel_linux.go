@@ -61,11 +61,19 @@ func Open(name string) (*Kernel, error) {
 
 // Forget ends what an earlier process of that name left behind, where nobody has opened it since.
 func Forget(name string) error {
-	err := os.Remove(filepath.Join(bpffs, name))
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) { // who has no rights left nothing, either
+	err := unpin(filepath.Join(bpffs, name))
+	if errors.Is(err, os.ErrPermission) { // who has no rights left nothing, either
 		return nil
 	}
 	return err
+}
+
+// unpin removes what the kernel keeps at a path, if there is something.
+func unpin(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // mountBPF makes sure that there is a file system for what shall outlive us.
@@ -306,10 +314,7 @@ func (k *Kernel) attach() error {
 // detach ends steering, also that of an earlier process.
 func (k *Kernel) detach() error {
 	if k.attached == nil {
-		if err := os.Remove(k.pin); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		return nil
+		return unpin(k.pin)
 	}
 	err := errors.Join(k.attached.Unpin(), k.attached.Close())
 	k.attached = nil
