@@ -24,7 +24,12 @@ const edgeGrace = 10 * time.Second
 
 // runEdge serves until ctx is done, or another edge took over and the last connection has ended.
 func (d Daemon) runEdge(ctx context.Context, lock *os.File) error {
-	return d.serveEdge(ctx, edge.Options{Dirs: d.Dirs, Version: d.Version, Log: d.Log, Lock: lock, Access: d.access})
+	return d.serveEdge(ctx, d.edgeOptions(lock))
+}
+
+// edgeOptions are those of an edge that takes over from nobody.
+func (d Daemon) edgeOptions(lock *os.File) edge.Options {
+	return edge.Options{Dirs: d.Dirs, Version: d.Version, Log: d.Log, Lock: lock, Access: d.access}
 }
 
 // access opens a service's access log.
@@ -39,7 +44,9 @@ func (d Daemon) replaceEdge(ctx context.Context) error {
 		return err
 	}
 	d.watchOthers(ctx, home.Edge)
-	return d.serveEdge(ctx, edge.Options{Dirs: d.Dirs, Version: d.Version, Log: d.Log, Lock: lock, Given: given, Ready: ready, Access: d.access})
+	o := d.edgeOptions(lock)
+	o.Given, o.Ready = given, ready
+	return d.serveEdge(ctx, o)
 }
 
 func (d Daemon) serveEdge(ctx context.Context, o edge.Options) error {
