@@ -43,7 +43,7 @@ func TestDrillRollback(t *testing.T) {
 		t.Errorf("the history does not know of the drill:\n%s", out)
 	}
 
-	spec("drill(rollback) <= 0.000001d") // a tenth of a second: by now it is too old
+	rig.Spec(t, dir, spec("drill(rollback) <= 0.000001d")) // a tenth of a second: by now it is too old
 	events, code = m.Events(t, "up", dir)
 	e := events[len(events)-1].Error
 	if code != exitFailed || e == nil || !strings.Contains(e.Error(), "which is too long ago") || !strings.Contains(e.Hint, "fairlead drill rollback gin") {
