@@ -58,7 +58,7 @@ func (s *Server) compileRoute(r Route, old *route) (*route, error) {
 	cr.looks = cr.changes || r.Preview.on() || r.Mirror > 0 || r.Sticky != "" && r.Sticky != "client"
 	for _, b := range r.Backends {
 		cr.looks = cr.looks || len(b.Faults) > 0
-		cb := &backend{release: b.Release, weight: b.Weight}
+		cb := &backend{route: cr.key, release: b.Release, weight: b.Weight}
 		for _, e := range b.Endpoints {
 			ce := &endpoint{instance: e.Instance, addr: e.Addr, faults: b.Faults, release: cb}
 			if had := old.endpoint(b.Release, e); had != nil {

@@ -117,14 +117,14 @@ func (u *upstreams) put(addr string, c *upstream, now time.Time) {
 		return
 	}
 	u.idle[addr] = append(list, c)
-	if len(list) == 0 && now.Sub(u.swept) >= sweepEvery {
+	if len(list) == 0 && now.Sub(u.swept) >= lookEvery {
 		u.swept = now
 		u.sweep(now)
 	}
 }
 
-// sweepEvery bounds how often all addresses are looked through: among hundreds, one or the other has no connection left all the time.
-const sweepEvery = time.Second
+// lookEvery bounds how often all addresses are looked through: among hundreds, one or the other has no connection left all the time.
+const lookEvery = time.Second
 
 // sweep closes what is too old: of the least recently used ones at the front of each list. u.mu is held.
 func (u *upstreams) sweep(now time.Time) {

@@ -18,6 +18,9 @@ func (s *Server) listen(addr string) error {
 	if udp, ok := udpAddress(addr); ok {
 		return s.h3.listen(udp)
 	}
+	if udp, ok := datagramAddress(addr); ok {
+		return s.flows.listen(udp)
+	}
 	if s.listeners[addr] != nil {
 		return nil
 	}
@@ -53,6 +56,7 @@ func (s *Server) accept() {
 		}
 	}
 	s.h3.serve()
+	s.flows.serve()
 }
 
 // unlisten closes a listener; its connections stay.
@@ -76,6 +80,7 @@ func (s *Server) unlistenUnused() {
 		}
 	}
 	s.h3.unlistenUnused(used)
+	s.flows.unlistenUnused(used)
 }
 
 // files returns the names and sockets of all listeners. s.mu is held.
@@ -83,7 +88,7 @@ func (s *Server) files() (names []string, conns []syscall.Conn) {
 	for addr, l := range s.listeners {
 		names, conns = append(names, addr), append(conns, l)
 	}
-	return s.h3.files(names, conns)
+	return s.flows.files(s.h3.files(names, conns))
 }
 
 // store gives the supervisor copies of the listening sockets: they outlive a crash of this process. s.mu is held.

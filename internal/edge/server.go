@@ -55,6 +55,7 @@ type Server struct {
 	given     map[string]*os.File // listeners of the generation before, not used yet
 	done      chan struct{}
 	h3        *h3
+	flows     *flows
 }
 
 // Options are what a Server is started with.
@@ -86,6 +87,9 @@ func newServer(o Options, st *Stats) *Server {
 	s := &Server{dirs: o.Dirs, version: o.Version, log: o.Log, lock: o.Lock, stats: st, states: map[string]*endpointState{},
 		listeners: map[string]*net.TCPListener{}, accepting: map[string]bool{}, given: o.Given, last: &Table{}, done: make(chan struct{})}
 	s.certs = certs.Open(certs.Options{Dir: o.Dirs.Certificates(), Log: o.Log})
+	s.flows = newFlows(s)
+	s.flows.side = o.Given[flowsName]
+	delete(s.given, flowsName)
 	s.h3 = &h3{s: s, listeners: map[string]*quicListener{}}
 	ch := make(chan struct{})
 	s.changed.Store(&ch)
@@ -108,7 +112,13 @@ func (s *Server) start(ctx context.Context, o Options) error {
 		return err
 	}
 	if o.Ready != nil {
+		if err := s.flows.greet(); err != nil {
+			return err
+		}
 		if err := o.Ready(); err != nil {
+			return err
+		}
+		if err := s.flows.inherit(); err != nil {
 			return err
 		}
 	}

@@ -32,6 +32,9 @@ func (t *Table) checkStreams() error {
 		if err := r.checkStream(); err != nil {
 			return err
 		}
+		if r.Datagrams != nil {
+			continue
+		}
 		for _, addr := range r.addresses() {
 			users[addr] = append(users[addr], r)
 		}

@@ -55,6 +55,7 @@ type Route struct {
 	Compress    *Compress      `json:"compress,omitempty"`   // which answers; nil for none
 	Cache       *Cache         `json:"cache,omitempty"`      // what is kept of them; nil for nothing
 	Stream      *Stream        `json:"stream,omitempty"`     // connections are passed on as they are; nil for HTTP
+	Datagrams   *Datagrams     `json:"datagrams,omitempty"`  // and so are datagrams, at the UDP port of Listen alone; nil for TCP
 }
 
 // Backend is one release's share of a route.
@@ -89,6 +90,9 @@ func (t *Table) Check() error {
 	type place struct {
 		addr, host, path, method string
 		header                   Header
+	}
+	if err := t.checkUDP(); err != nil {
+		return err
 	}
 	taken, keys := make(map[place]string, len(t.Routes)), make(map[string]bool, len(t.Routes))
 	for i := range t.Routes {
@@ -162,7 +166,7 @@ func (t *Table) beside(r *Route) *Route {
 		return nil
 	}
 	for i, o := range t.Routes {
-		if _, port, _ := net.SplitHostPort(o.Listen); o.Key() != r.Key() && strings.HasSuffix(r.Listen, ":"+port) {
+		if _, port, _ := net.SplitHostPort(o.Listen); o.Key() != r.Key() && o.Datagrams == nil && strings.HasSuffix(r.Listen, ":"+port) {
 			return &t.Routes[i]
 		}
 	}
@@ -197,6 +201,7 @@ type route struct {
 }
 
 type backend struct {
+	route     string // its key
 	release   int
 	weight    int
 	endpoints []*endpoint

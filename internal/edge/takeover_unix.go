@@ -39,12 +39,22 @@ func (s *Server) handOver(l net.Listener) {
 func (s *Server) giveTo(c *net.UnixConn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	side, theirs, err := s.flows.offer()
+	if err != nil {
+		return err
+	}
+	defer side.Close()
 	names, conns := s.files()
-	if err := keeper.SendFiles(c, "take", append(names, lockName), append(conns, s.lock)); err != nil {
+	err = keeper.SendFiles(c, "take", append(names, lockName, flowsName), append(conns, s.lock, theirs))
+	theirs.Close()
+	if err != nil {
 		return err
 	}
 	if op, _, err := keeper.ReceiveFilesWithin(c, 30*time.Second); err != nil || op != "serving" {
 		return fmt.Errorf("the new edge did not start to serve: %q %w", op, err)
+	}
+	if err := s.flows.hand(side); err != nil {
+		return err
 	}
 	s.leaving.Store(true)
 	s.certs.Close() // the new one renews
@@ -52,6 +62,7 @@ func (s *Server) giveTo(c *net.UnixConn) error {
 		s.unlisten(addr)
 	}
 	s.h3.leave(true)
+	s.flows.leave()
 	s.wake()
 	return s.lock.Close()
 }
@@ -65,6 +76,7 @@ func (s *Server) Shut(grace time.Duration) {
 		s.unlisten(addr)
 	}
 	s.h3.leave(false)
+	s.flows.leave()
 	s.mu.Unlock()
 	s.accepts.Wait()
 	t := time.NewTicker(10 * time.Millisecond)
@@ -75,6 +87,7 @@ func (s *Server) Shut(grace time.Duration) {
 	}
 	s.h3.linger(end)
 	s.h3.close()
+	s.flows.close()
 	s.proxy.access.close()
 	s.proxy.exporters.close()
 	s.stats.leave()
@@ -89,6 +102,7 @@ func (s *Server) drain() {
 		<-t.C
 	}
 	s.h3.close()
+	s.flows.close()
 	s.proxy.access.close()
 	s.proxy.exporters.close()
 	close(s.done)

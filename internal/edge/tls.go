@@ -29,6 +29,9 @@ func (t *Table) checkTLS() error {
 	for i := range t.Routes {
 		breathe(i)
 		r := &t.Routes[i]
+		if r.Datagrams != nil { // its port is another one, whatever its number
+			continue
+		}
 		for _, h := range hostsOf(r) {
 			at := r.Listen + " " + h
 			if was, ok := shared[at]; ok && r.TLS != nil && was.TLS != nil && *was.TLS != *r.TLS {
@@ -65,7 +68,10 @@ func (t *Table) checkTLS() error {
 
 // addresses are all that a table's routes listen on.
 func (r Route) addresses() []string {
-	if r.Redirect == "" {
+	switch {
+	case r.Datagrams != nil:
+		return []string{datagramName + r.Listen}
+	case r.Redirect == "":
 		return []string{r.Listen}
 	}
 	return []string{r.Listen, r.Redirect}
