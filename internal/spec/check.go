@@ -53,7 +53,7 @@ func (d *decoder) defaults(s *Spec) {
 	def(d, "run.logs.size", &r.Logs.Size, defaultLogSize)
 	def(d, "run.logs.age", &r.Logs.Age, defaultLogAge)
 	if r.Probes.Ready == nil {
-		r.Probes.Ready = &Probe{TCP: true}
+		r.Probes.Ready = &Probe{TCP: !s.Route.Datagrams(), UDP: s.Route.Datagrams()}
 	}
 	d.probe("run.probes.startup", r.Probes.Startup, time.Second, time.Second)
 	d.probe("run.probes.ready", r.Probes.Ready, 2*time.Second, time.Second)
@@ -263,14 +263,14 @@ func (d *decoder) checkProbes(s *Spec) error {
 		}
 		path := "run.probes." + name
 		kinds := 0
-		for _, set := range []bool{p.HTTP != "", p.TCP, len(p.Exec) > 0, p.GRPC != nil} {
+		for _, set := range []bool{p.HTTP != "", p.TCP, p.UDP, len(p.Exec) > 0, p.GRPC != nil} {
 			if set {
 				kinds++
 			}
 		}
 		switch {
 		case kinds != 1:
-			return d.at(path, "exactly one of http, tcp, exec and grpc is wanted, here are %d", kinds)
+			return d.at(path, "exactly one of http, tcp, udp, exec and grpc is wanted, here are %d", kinds)
 		case p.HTTP != "" && !strings.HasPrefix(p.HTTP, "/"):
 			return d.at(path+".http", "%q is not a path: write /healthz", p.HTTP)
 		case p.Interval <= 0 || p.Timeout <= 0 || p.Failures < 1 || p.Successes < 1:

@@ -15,11 +15,12 @@ const (
 )
 
 // Streams reports whether the route's connections are passed on to instances as they are, and nobody reads requests.
-func (r Route) Streams() bool { return r.Protocol == tcp || r.TLS == passthrough }
+func (r Route) Streams() bool { return r.Protocol == tcp || r.TLS == passthrough && !r.Datagrams() }
 
 // streamDefaults fills in what a route leaves open of its connections.
 func (d *decoder) streamDefaults(r *Route) {
 	def(d, "route.protocol", &r.Protocol, "http")
+	d.datagramDefaults(r)
 	if r.Streams() && r.Mode == "proxy" {
 		def(d, "route.timeouts.idle", &r.Timeouts.Idle, defaultIdle)
 	}
@@ -28,11 +29,11 @@ func (d *decoder) streamDefaults(r *Route) {
 // checkStream refuses what needs somebody who reads requests, where the edge passes connections on as they are.
 func (d *decoder) checkStream(s *Spec) error {
 	r := s.Route
-	if r.Protocol == "udp" {
-		return d.at("route.protocol", "udp is not passed on: the edge knows connections, and datagrams are none").Hinted("have the service take them itself at a port of the machine; write protocol: tcp for what it does over TCP")
-	}
-	if err := d.oneOf("route.protocol", r.Protocol, "http", tcp); err != nil {
+	if err := d.oneOf("route.protocol", r.Protocol, "http", tcp, udp); err != nil {
 		return err
+	}
+	if r.Datagrams() {
+		return d.checkDatagrams(s)
 	}
 	if r.SendProxy != "" {
 		if err := d.oneOf("route.send_proxy", r.SendProxy, "v1", "v2"); err != nil {
@@ -67,7 +68,7 @@ func (d *decoder) checkStream(s *Spec) error {
 
 // checkNoStream refuses what is for connections that are passed on, on a route of requests.
 func (d *decoder) checkNoStream(r Route) error {
-	hint := "write protocol: tcp, or tls: passthrough, or remove it"
+	hint := "write protocol: tcp or udp, or tls: passthrough, or remove it"
 	if r.SendProxy != "" {
 		return d.at("route.send_proxy", "over the connections to instances go many clients' requests: who the client is stands in X-Forwarded-For").Hinted("%s", hint)
 	}

@@ -19,7 +19,7 @@ const (
 type Timeouts struct {
 	Request Duration `json:"request,omitzero" jsonschema:"from a request's arrival to the end of its answer; default: no bound"`
 	Try     Duration `json:"try,omitzero" jsonschema:"from handing it to an instance to the beginning of the answer; default: no bound"`
-	Idle    Duration `json:"idle,omitzero" jsonschema:"protocol: tcp and tls: passthrough: how long nothing may go over a connection; 0s for ever; default 1h"`
+	Idle    Duration `json:"idle,omitzero" jsonschema:"protocol: tcp and tls: passthrough: how long nothing may go over a connection; 0s for ever; default 1h; protocol: udp: over a flow; default 2m, and 10s at port 53"`
 }
 
 // Eject leaves an instance out for a while; the other instances of its release take its share.

@@ -7,7 +7,7 @@ type Route struct {
 	TLS    string   `json:"tls,omitempty" jsonschema:"off, auto (from a certificate authority, by ACME), own (from files), local (from an authority of the machine's own, for development) or passthrough (the instances end it, and the edge reads only which of hosts a client asks for); default off"`
 	Mode   string   `json:"mode,omitempty" jsonschema:"how connections reach instances: proxy, kernel (handed over with no proxy; Linux, root) or adaptive (kernel, but through the proxy while a rollout is under way); default proxy"`
 
-	Protocol  string `json:"protocol,omitempty" jsonschema:"what goes over connections: http, or tcp, of which each is passed on to an instance as it is; default http"`
+	Protocol  string `json:"protocol,omitempty" jsonschema:"what clients speak: http; tcp, of which each connection is passed on to an instance as it is; or udp, of which what comes from one port of a client goes to one instance; default http"`
 	SendProxy string `json:"send_proxy,omitempty" jsonschema:"protocol: tcp and tls: passthrough: each connection to an instance begins with the PROXY protocol, v1 or v2; default: it does not"`
 
 	HTTP        string      `json:"http,omitempty" jsonschema:"with tls: where plain HTTP is sent on to https, as :80, or off; default :80 where listen is port 443"`

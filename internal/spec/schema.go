@@ -30,7 +30,7 @@ func Schema() ([]byte, error) {
 	s.Properties["service"].Pattern, s.Properties["service"].MaxLength = nameForm.String(), jsonschema.Ptr(maxNameLength)
 	plain(s)
 	for path, allowed := range map[[2]string][]any{
-		{"route", "tls"}: {"off", "auto", "own", "local", passthrough}, {"route", "protocol"}: {"http", tcp}, {"route", "send_proxy"}: {"v1", "v2"},
+		{"route", "tls"}: {"off", "auto", "own", "local", passthrough}, {"route", "protocol"}: {"http", tcp, udp}, {"route", "send_proxy"}: {"v1", "v2"},
 		{"route", "mode"}:       {ModeProxy, ModeKernel, ModeAdaptive},
 		{"release", "strategy"}: {"recreate", "rolling", "blue-green", "canary"},
 	} {

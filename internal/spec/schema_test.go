@@ -112,7 +112,7 @@ func TestSchemaAndReaderRefuse(t *testing.T) {
 		"service: a\nrun: {env: {A: null}}", "service: a\nrun: {env: {A: [b]}}", "service: a\nrun: {secrets: {A: hunter2}}", "service: a\nrun: {probes: {ready: null}}",
 		"service: a\nrun: {startup_timeout: 30}", "service: a\nrun: {startup_timeout: 30 s}", "service: a\nrun: {limits: {memory: 512}}", "service: a\nrun: {limits: {memory: 512M}}",
 		"service: a\nrun: {limits: {cpu: [1]}}", "service: a\nrelease: {steps: [5]}", "service: a\nrelease: {steps: 5%}", "service: a\nrelease: {surge: -1%}", "service: a\nrelease: {surge: 1.5}",
-		"service: a\nrelease: {strategy: big-bang}", "service: a\nroute: {tls: maybe}", "service: a\nroute: {concurrency: {limit: some}}", "service: a\nroute: {rate: {limit: 5/s}}", "service: a\nroute: {mode: x}", "service: a\nroute: {protocol: udp}", "service: a\nroute: {protocol: tcp, send_proxy: v3}", "service: a\nbuild: {debug: 1}",
+		"service: a\nrelease: {strategy: big-bang}", "service: a\nroute: {tls: maybe}", "service: a\nroute: {concurrency: {limit: some}}", "service: a\nroute: {rate: {limit: 5/s}}", "service: a\nroute: {mode: x}", "service: a\nroute: {protocol: sctp}", "service: a\nroute: {protocol: tcp, send_proxy: v3}", "service: a\nbuild: {debug: 1}",
 		"service: a\nenvironments: {e: {service: b}}", "service: a\nenvironments: {e: null}", "service: a\nrelease: {gates: [{chek: x}]}", "service: a\ntarget: {ssh: host}",
 		"service: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 	} {

@@ -136,14 +136,15 @@ type Limits struct {
 // Probes ask an instance how it is.
 type Probes struct {
 	Startup *Probe `json:"startup,omitempty" jsonschema:"asked until it succeeds once, before the others; default: the ready probe"`
-	Ready   *Probe `json:"ready,omitempty" jsonschema:"gets traffic only while this succeeds; default: its port takes a connection"`
+	Ready   *Probe `json:"ready,omitempty" jsonschema:"gets traffic only while this succeeds; default: its port takes a connection, or with protocol: udp, receives"`
 	Live    *Probe `json:"live,omitempty" jsonschema:"restarted when this fails; default: none"`
 }
 
-// Probe is one question; exactly one of HTTP, TCP, Exec and GRPC is set.
+// Probe is one question; exactly one of HTTP, TCP, UDP, Exec and GRPC is set.
 type Probe struct {
 	HTTP      string   `json:"http,omitempty" jsonschema:"a path that answers 2xx or 3xx"`
 	TCP       bool     `json:"tcp,omitempty" jsonschema:"the port takes a connection"`
+	UDP       bool     `json:"udp,omitempty" jsonschema:"somebody receives at the UDP port; nothing is sent there"`
 	Exec      []string `json:"exec,omitempty" jsonschema:"a command that ends with 0"`
 	GRPC      *string  `json:"grpc,omitempty" jsonschema:"a service name for grpc.health.v1; empty for the whole server"`
 	Interval  Duration `json:"interval,omitzero" jsonschema:"default 2s (live: 10s)"`
