@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Listener is one process that waits for TCP connections at one address. A socket that several processes share, as a
+// Listener is one process that waits for TCP connections, or datagrams of UDP, at one address. A socket that several processes share, as a
 // parent and its workers do, is listed once for each of them.
 type Listener struct {
 	Addr    string    // ip:port; 0.0.0.0 and [::] stand for every address

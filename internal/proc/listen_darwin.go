@@ -20,15 +20,40 @@ type program struct {
 	command string
 }
 
-func listeners(ctx context.Context) ([]Listener, error) {
+// What lsof(8) is asked for.
+var (
+	overTCP = []string{"-iTCP", "-sTCP:LISTEN"}
+	overUDP = []string{"-iUDP"} // one with a peer has an arrow in its name, and is passed over
+)
+
+func listeners(ctx context.Context) ([]Listener, error) { return ofAll(ctx, overTCP) }
+
+func listenersOf(ctx context.Context, pid int) ([]Listener, error) { return ofOne(ctx, overTCP, pid) }
+
+func receivers(ctx context.Context) ([]Listener, error) { return ofAll(ctx, overUDP) }
+
+func receiversOf(ctx context.Context, pid int) ([]Listener, error) { return ofOne(ctx, overUDP, pid) }
+
+// receiving lists the addresses alone.
+func receiving(ctx context.Context) (out []netip.AddrPort, err error) {
+	all, err := lsof(ctx, overUDP, nil)
+	for _, l := range all {
+		if at, err := netip.ParseAddrPort(l.Addr); err == nil {
+			out = append(out, at)
+		}
+	}
+	return out, err
+}
+
+func ofAll(ctx context.Context, over []string) ([]Listener, error) {
 	programs, err := ps(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return lsof(ctx, programs)
+	return lsof(ctx, over, programs)
 }
 
-func listenersOf(ctx context.Context, pid int) ([]Listener, error) {
+func ofOne(ctx context.Context, over []string, pid int) ([]Listener, error) {
 	programs, err := ps(ctx)
 	if err != nil {
 		return nil, err
@@ -38,7 +63,7 @@ func listenersOf(ctx context.Context, pid int) ([]Listener, error) {
 		parent[pid] = p.parent
 	}
 	in := family(parent, pid)
-	all, err := lsof(ctx, programs)
+	all, err := lsof(ctx, over, programs)
 	var out []Listener
 	for _, l := range all {
 		if in[l.PID] {
@@ -49,8 +74,8 @@ func listenersOf(ctx context.Context, pid int) ([]Listener, error) {
 }
 
 // lsof asks lsof(8): the kernel's own calls need cgo. It ends with 1 when nothing listens.
-func lsof(ctx context.Context, programs map[int]program) ([]Listener, error) {
-	out, err := output(ctx, "lsof", "-nP", "-iTCP", "-sTCP:LISTEN", "-F", "pLtn")
+func lsof(ctx context.Context, over []string, programs map[int]program) ([]Listener, error) {
+	out, err := output(ctx, "lsof", append([]string{"-nP", "-F", "pLtn"}, over...)...)
 	if e, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || e.ExitCode() != 1) {
 		return nil, fmt.Errorf("lsof: %w", err)
 	}

@@ -17,17 +17,37 @@ import (
 	"time"
 )
 
-// socket is one listening line of /proc/net/tcp.
+// socket is one listening line of /proc/net/tcp, or one of /proc/net/udp that has no peer.
 type socket struct {
 	addr  netip.AddrPort
 	uid   string
 	inode string
 }
 
-// stateListen is TCP_LISTEN of <net/tcp_states.h> as the table prints it.
-const stateListen = "0A"
+// transport is a table of the kernel's, and the state that it prints of sockets which anybody may send to (<net/tcp_states.h>): TCP_LISTEN,
+// or for UDP, which has no such state, TCP_CLOSE.
+type transport struct{ table, state string }
 
-func listeners(ctx context.Context) ([]Listener, error) {
+var overTCP, overUDP = transport{"tcp", "0A"}, transport{"udp", "07"}
+
+func listeners(ctx context.Context) ([]Listener, error) { return ofAll(ctx, overTCP) }
+
+func listenersOf(ctx context.Context, pid int) ([]Listener, error) { return ofOne(ctx, overTCP, pid) }
+
+func receivers(ctx context.Context) ([]Listener, error) { return ofAll(ctx, overUDP) }
+
+func receiversOf(ctx context.Context, pid int) ([]Listener, error) { return ofOne(ctx, overUDP, pid) }
+
+// receiving lists the addresses alone, which costs no look at processes.
+func receiving(context.Context) (out []netip.AddrPort, err error) {
+	socks, err := overUDP.sockets("self")
+	for _, s := range socks {
+		out = append(out, s.addr)
+	}
+	return out, err
+}
+
+func ofAll(ctx context.Context, over transport) ([]Listener, error) {
 	parent, err := parents(ctx)
 	if err != nil {
 		return nil, err
@@ -36,35 +56,43 @@ func listeners(ctx context.Context) ([]Listener, error) {
 	for pid := range parent {
 		pids[pid] = true
 	}
-	return collect(ctx, "self", pids, true)
+	return over.collect(ctx, "self", pids, true)
 }
 
-func listenersOf(ctx context.Context, pid int) ([]Listener, error) {
+func ofOne(ctx context.Context, over transport, pid int) ([]Listener, error) {
 	parent, err := parents(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return collect(ctx, strconv.Itoa(pid), family(parent, pid), false)
+	return over.collect(ctx, strconv.Itoa(pid), family(parent, pid), false)
 }
 
-// collect joins the sockets that process view sees with those of pids that hold them; strangers keeps the sockets whose
-// owner was not found.
-func collect(ctx context.Context, view string, pids map[int]bool, strangers bool) ([]Listener, error) {
-	var socks []socket
-	for _, name := range []string{"tcp", "tcp6"} {
+// sockets are those that process view sees.
+func (o transport) sockets(view string) (socks []socket, err error) {
+	for _, name := range []string{o.table, o.table + "6"} {
 		f, err := os.Open("/proc/" + view + "/net/" + name)
-		if errors.Is(err, os.ErrNotExist) && name == "tcp6" {
+		if errors.Is(err, os.ErrNotExist) && name != o.table {
 			continue // a kernel without IPv6
 		}
 		if err != nil {
 			return nil, err
 		}
-		found, err := parseTCP(f)
+		found, err := parseSockets(f, o.state)
 		f.Close()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Name(), err)
 		}
 		socks = append(socks, found...)
+	}
+	return socks, nil
+}
+
+// collect joins the sockets that process view sees with those of pids that hold them; strangers keeps the sockets whose
+// owner was not found.
+func (o transport) collect(ctx context.Context, view string, pids map[int]bool, strangers bool) ([]Listener, error) {
+	socks, err := o.sockets(view)
+	if err != nil {
+		return nil, err
 	}
 	owners := map[string][]int{}
 	for _, s := range socks {
@@ -92,13 +120,13 @@ func collect(ctx context.Context, view string, pids map[int]bool, strangers bool
 	return out, nil
 }
 
-// parseTCP reads the listening lines of a table in the form of proc_net_tcp(5) and passes over everything else.
-func parseTCP(r io.Reader) ([]socket, error) {
+// parseSockets reads the lines with a state of a table in the form of proc_net_tcp(5) and passes over everything else.
+func parseSockets(r io.Reader, state string) ([]socket, error) {
 	var out []socket
 	sc := bufio.NewScanner(r)
 	for sc.Scan() {
 		f := strings.Fields(sc.Text())
-		if len(f) < 10 || f[3] != stateListen {
+		if len(f) < 10 || f[3] != state {
 			continue
 		}
 		if _, err := strconv.ParseUint(f[9], 10, 64); err != nil {

@@ -37,7 +37,7 @@ func TestParseTCP(t *testing.T) {
 		{"noise", "\x00\xff 1 2 3 4 5 6 7 8 9 10 0A\n\n:::\n", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			socks, err := parseTCP(strings.NewReader(c.table))
+			socks, err := parseSockets(strings.NewReader(c.table), overTCP.state)
 			if err != nil {
 				t.Fatal(err)
 			}
