@@ -208,7 +208,7 @@ func (in *instance) watch(c *child) (exit Exit, left bool) {
 		select {
 		case <-late.C:
 			if i := in.snapshot(); i.State == Starting {
-				e := Exit{Late: true, Code: -1, Hint: wrongPort(i.Process.PID, i.Port),
+				e := Exit{Late: true, Code: -1, Hint: in.wrongPort(i),
 					Reason: fmt.Sprintf("was not ready within %s: %s", in.prog.StartupTimeout, i.Probe)}
 				c.kill()
 				e.At = (<-ended).At

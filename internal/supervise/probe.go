@@ -180,6 +180,8 @@ func (q *prober) ask(ctx context.Context, p spec.Probe) error {
 		err = askGRPC(ctx, q.addr, *p.GRPC)
 	case len(p.Exec) > 0:
 		err = Ask(ctx, q.in.prog, q.in.number, q.in.snapshot().Port, p.Exec)
+	case p.UDP:
+		err = askUDP(ctx, q.addr)
 	default:
 		err = askTCP(ctx, q.addr)
 	}

@@ -80,6 +80,11 @@ func TestProbes(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone.Close()
+	receiver, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { receiver.Close() })
 	whole, unknown := "", "unknown"
 	for name, tc := range map[string]struct {
 		addr  string
@@ -93,6 +98,8 @@ func TestProbes(t *testing.T) {
 		"http nobody":    {gone.Addr().String(), spec.Probe{HTTP: "/"}, "refused"},
 		"tcp":            {host(web), spec.Probe{TCP: true}, ""},
 		"tcp nobody":     {gone.Addr().String(), spec.Probe{TCP: true}, "refused"},
+		"udp":            {receiver.LocalAddr().String(), spec.Probe{UDP: true}, ""},
+		"udp nobody":     {host(web), spec.Probe{UDP: true}, "nobody receives"},
 		"exec":           {"", spec.Probe{Exec: []string{"/bin/sh", "-c", `test "$PORT" = {{.Port}} && test "$FAIRLEAD_SERVICE" = s`}}, ""},
 		"exec fails":     {"", spec.Probe{Exec: []string{"/bin/sh", "-c", "echo starting; echo no database; exit 3"}}, "exit status 3 no database"},
 		"exec missing":   {"", spec.Probe{Exec: []string{"/no/such/program"}}, "no such file"},

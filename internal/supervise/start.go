@@ -117,12 +117,19 @@ func (s *Supervisor) reserve(port int, self *instance) bool {
 	return true
 }
 
+// portFree reports whether nobody has a port, be it for TCP or for UDP.
 func portFree(port int) bool {
-	l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+	addr := ":" + strconv.Itoa(port)
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return false
 	}
-	return l.Close() == nil
+	defer l.Close()
+	c, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return false
+	}
+	return c.Close() == nil
 }
 
 // expand fills in {{.Name}}. Text templates are more than a spec needs, and their package costs megabytes in the binary.
