@@ -27,11 +27,11 @@ func (d Deploy) checks(ctx context.Context, s *spec.Spec) preflight.Params {
 	listen := s.Route.Listen
 	if listen == "" && keeper.Running(d.Dirs, home.Agent) {
 		if st, err := c.Status(ctx, s.Service, s.Environment); err == nil && len(st.Services) == 1 {
-			listen = strings.TrimPrefix(strings.TrimPrefix(st.Services[0].URL, "https://"), "http://")
+			_, listen, _ = strings.Cut(st.Services[0].URL, "://")
 		}
 	}
 	return preflight.Params{
-		Dir: s.Dir, Spec: s, Dirs: d.Dirs, Listen: listen, Version: d.Version,
+		Dir: s.Dir, Spec: s, Dirs: d.Dirs, Listen: listen, UDP: s.Route.Datagrams(), Version: d.Version,
 		Ours: func(pid int) bool { return slices.Contains(edge.Processes(d.Dirs.Stats()), pid) },
 		Mains: func(ctx context.Context) ([]string, error) {
 			return build.Mains(ctx, build.Params{Dir: s.Dir, Build: s.Build, Name: s.Service})

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,16 +22,38 @@ func checkPort(ctx context.Context, r *run) []Finding {
 	if r.Listen == "" {
 		return nil
 	}
+	p := port{proc.Listeners, take}
+	if r.UDP {
+		p = port{proc.Receivers, takeUDP}
+	}
 	addr, err := resolve(ctx, r.Listen)
 	if err != nil {
 		return []Finding{{ID: IDPort, Severity: Error, Found: fmt.Sprintf("route.listen %s: %v", r.Listen, err), Need: "an address of this machine and a port",
 			Fix: "write route.listen as :8080 or 127.0.0.1:8080"}}
 	}
 	// Who holds it is asked before binding: macOS lets a second process bind beside a wildcard, and would say "free".
-	if holders := holdersOf(ctx, addr); len(holders) > 0 {
-		return []Finding{judgeHolders(r.Listen, holders, r.Ours, freeAfter(ctx, addr))}
+	if holders := p.holdersOf(ctx, addr); len(holders) > 0 {
+		f := judgeHolders(r.Listen, holders, r.Ours, p.freeAfter(ctx, addr))
+		if r.UDP {
+			f.Fix = lookUDP.Replace(f.Fix)
+		}
+		return []Finding{f}
 	}
-	return []Finding{judgeBind(r.Listen, bind(ctx, addr), firstOpenPort())}
+	return []Finding{judgeBind(r.Listen, p.bind(ctx, addr), firstOpenPort())}
+}
+
+// port is what a port of a transport is looked at with.
+type port struct {
+	holders func(context.Context) ([]proc.Listener, error)
+	take    func(ctx context.Context, addr string) (io.Closer, error)
+}
+
+func take(ctx context.Context, addr string) (io.Closer, error) {
+	return new(net.ListenConfig).Listen(ctx, "tcp", addr)
+}
+
+func takeUDP(ctx context.Context, addr string) (io.Closer, error) {
+	return new(net.ListenConfig).ListenPacket(ctx, "udp", addr)
 }
 
 // resolve turns a listen address into numbers; no host means every address.
@@ -54,11 +78,11 @@ func resolve(ctx context.Context, listen string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ips[i].Unmap(), uint16(port)), nil
 }
 
-func holdersOf(ctx context.Context, addr netip.AddrPort) []proc.Listener {
+func (p port) holdersOf(ctx context.Context, addr netip.AddrPort) []proc.Listener {
 	if addr.Port() == 0 {
 		return nil
 	}
-	all, err := proc.Listeners(ctx)
+	all, err := p.holders(ctx)
 	if err != nil {
 		return nil // binding tells what matters, only without a name
 	}
@@ -66,12 +90,12 @@ func holdersOf(ctx context.Context, addr netip.AddrPort) []proc.Listener {
 }
 
 // bind takes the address and gives it back at once: nothing else proves that it can be had.
-func bind(ctx context.Context, addr netip.AddrPort) error {
+func (p port) bind(ctx context.Context, addr netip.AddrPort) error {
 	host := addr.Addr().String()
 	if addr.Addr() == netip.IPv6Unspecified() {
 		host = "" // so that a machine without IPv6 can do it too
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(addr.Port()))))
+	l, err := p.take(ctx, net.JoinHostPort(host, strconv.Itoa(int(addr.Port()))))
 	if err != nil {
 		return err
 	}
@@ -79,11 +103,11 @@ func bind(ctx context.Context, addr netip.AddrPort) error {
 }
 
 // freeAfter looks for a port that could be used instead; 0 when there is none nearby.
-func freeAfter(ctx context.Context, addr netip.AddrPort) int {
+func (p port) freeAfter(ctx context.Context, addr netip.AddrPort) int {
 	from := max(int(addr.Port())+1, 1024)
-	for port := from; port < min(from+20, 65536); port++ {
-		if bind(ctx, netip.AddrPortFrom(addr.Addr(), uint16(port))) == nil {
-			return port
+	for n := from; n < min(from+20, 65536); n++ {
+		if p.bind(ctx, netip.AddrPortFrom(addr.Addr(), uint16(n))) == nil {
+			return n
 		}
 	}
 	return 0
@@ -112,6 +136,9 @@ func judgeHolders(listen string, holders []proc.Listener, ours func(int) bool, f
 	}
 	return f
 }
+
+// lookUDP makes of what lookCommand says what it is for UDP.
+var lookUDP = strings.NewReplacer("ss -ltnp", "ss -lunp", "-iTCP:", "-iUDP:", " -sTCP:LISTEN", "")
 
 func lookCommand(goos string, port int) string {
 	if goos == "linux" {

@@ -43,6 +43,32 @@ func TestPort(t *testing.T) {
 	}
 }
 
+func TestUDPPort(t *testing.T) {
+	if runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
+		t.Skip("who receives is known on Linux and macOS")
+	}
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	held := c.LocalAddr().String()
+	check := func(udp bool, ours func(int) bool) Finding {
+		t.Helper()
+		return one(t, checkPort(t.Context(), &run{Params: Params{Listen: held, UDP: udp, Ours: ours}}))
+	}
+	expect(t, check(true, nil), Error, fmt.Sprintf("process %d (", os.Getpid()), "set route.listen to 127.0.0.1:")
+	expect(t, check(true, func(pid int) bool { return pid == os.Getpid() }), OK, "fairlead's edge")
+	expect(t, check(false, nil), OK, held+" is free")
+	c.Close()
+	expect(t, check(true, nil), OK, held+" is free")
+	for _, goos := range []string{"linux", "darwin"} {
+		if got := lookUDP.Replace(lookCommand(goos, 53)); strings.Contains(got, "-ltnp") || strings.Contains(got, "TCP") {
+			t.Error(got)
+		}
+	}
+}
+
 func TestJudgeHolders(t *testing.T) {
 	stranger := []proc.Listener{{Addr: "0.0.0.0:80", Port: 80, User: "root"}}
 	f := judgeHolders(":80", stranger, func(int) bool { return true }, 1024)

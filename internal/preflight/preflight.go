@@ -79,6 +79,7 @@ type Params struct {
 	Spec    *spec.Spec     // complete, as spec.Load returns it
 	Dirs    home.Dirs      // where this machine's state lies
 	Listen  string         // the address the edge will take; "" when none is known yet
+	UDP     bool           // it takes datagrams there, and no connections
 	Ours    func(int) bool // reports whether a process is an edge of ours; nil when none runs
 	Agent   Agent
 	Version string // of this program; "" leaves the comparison with the agent's out
