@@ -58,12 +58,21 @@ func (a *Agent) defaultListen(s spec.Spec, env journal.Environment, table edge.T
 		if slices.ContainsFunc(table.Routes, func(r edge.Route) bool { return samePort(r.Listen, addr) }) {
 			continue
 		}
-		if l, err := net.Listen("tcp", addr); err == nil {
-			l.Close()
+		if free(addr, s.Route.Datagrams()) {
 			return addr, nil
 		}
 	}
 	return "", fail.New(fail.Preflight, "", "no port between %d and %d is free", firstListen, lastListen).Hinted("set route.listen")
+}
+
+// free reports whether nobody has an address, for TCP or for UDP.
+func free(addr string, udp bool) bool {
+	if udp {
+		c, err := net.ListenPacket("udp", addr)
+		return err == nil && c.Close() == nil
+	}
+	l, err := net.Listen("tcp", addr)
+	return err == nil && l.Close() == nil
 }
 
 func samePort(a, b string) bool {
@@ -92,6 +101,9 @@ func (a *Agent) url(service, env, listen string) string {
 		}
 		if r != nil && r.Stream != nil {
 			scheme, usual = schemeOf(*r)
+		}
+		if r != nil && r.Datagrams != nil {
+			scheme, usual = "udp://", ""
 		}
 	}
 	if port == usual {

@@ -21,7 +21,7 @@ func accessLine(r logs.Record, s styles) string {
 		}
 		f[x.Key] = text
 	}
-	if f["network.transport"] == "tcp" {
+	if f["network.transport"] != "" {
 		return connectionLine(r, f, s)
 	}
 	status := f["http.response.status_code"]

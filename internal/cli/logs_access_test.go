@@ -20,6 +20,7 @@ func TestAccessLine(t *testing.T) {
 			`"http.server.request.duration":0.000012,"weight":1}`: `---     12µs GET a/ 3.2 ::1 aborted (client_gone)`,
 		`"outcome":"served","error.type":"idle_timeout","client.address":"::1","network.transport":"tcp","server.address":"db.example.com","bytes_sent":1536,"bytes_received":1023,` +
 			`"duration":3600.5,"connected":0.000123,"weight":1}`: `tcp 1h0m0.5s out 1.5KiB in 1023B db.example.com 3.2 ::1 (idle_timeout)`,
+		`"outcome":"served","client.address":"::1","network.transport":"udp","bytes_sent":100,"bytes_received":40,"duration":0.0004,"connected":0.000123,"weight":1}`:             `udp    400µs out 100B in 40B - 3.2 ::1`,
 		`"outcome":"failed","error.type":"no_answer","client.address":"::1","network.transport":"tcp","bytes_sent":0,"bytes_received":2199023255552,"duration":0.001,"weight":1}`: `tcp      1ms out 0B in 2.0TiB - 3.2 ::1 failed (no_answer)`,
 	} {
 		var r logs.Record

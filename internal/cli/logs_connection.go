@@ -8,14 +8,14 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/logs"
 )
 
-// connectionLine is that of a connection that was passed on as it is: what went to the client and what came of it stand where a request
+// connectionLine is that of a connection, or a flow of datagrams, that was passed on as it is: what went to the client and what came of it stand where a request
 // has its status and its target.
 func connectionLine(r logs.Record, f map[string]string, s styles) string {
 	name := f["server.address"]
 	if name == "" {
 		name = "-"
 	}
-	kind := "tcp"
+	kind := printable(f["network.transport"])
 	switch r.Level {
 	case "warn":
 		kind = s.warn(kind)

@@ -31,7 +31,7 @@ func routingOf(s *spec.Spec) routing {
 		Trusted: networks(s.Route.Trusted), Introduced: s.Route.Proxied, HTTP3: s.Route.HTTP3,
 		Headers: edge.Headers{Request: edge.Change(s.Route.Headers.Request), Response: edge.Change(s.Route.Headers.Response)},
 		Sticky:  s.Release.Sticky, Preview: edge.Preview{Host: s.Route.Preview.Host, Header: header(s.Route.Preview.Header), Table: s.Route.Preview.Table, Clients: networks(s.Route.Preview.Clients)},
-		Guard: guardOf(s.Route), Page: s.Route.Unavailable, Stream: streamOf(s.Route),
+		Guard: guardOf(s.Route), Page: s.Route.Unavailable, Stream: streamOf(s.Route), Datagrams: datagramsOf(s),
 	}}
 	if s.Route.Mode != spec.ModeProxy {
 		r.Mode = s.Route.Mode

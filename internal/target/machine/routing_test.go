@@ -90,3 +90,19 @@ func TestStreamOf(t *testing.T) {
 		}
 	}
 }
+
+func TestDatagramsOf(t *testing.T) {
+	for text, want := range map[string]*edge.Datagrams{
+		"{}":                             nil,
+		"{protocol: tcp}":                nil,
+		"{protocol: udp}":                {Idle: 2 * time.Minute, Drain: 30 * time.Second},
+		"{protocol: udp, listen: ':53'}": {Idle: 10 * time.Second, Drain: 30 * time.Second},
+		"{protocol: udp, listen: ':53', timeouts: {idle: 0s}}":   {Drain: 30 * time.Second},
+		"{protocol: udp, listen: ':1053', timeouts: {idle: 5s}}": {Idle: 5 * time.Second, Drain: 30 * time.Second},
+	} {
+		r := sent(t, "route: "+text)
+		if !reflect.DeepEqual(r.Datagrams, want) || want != nil && r.Stream != nil {
+			t.Errorf("%s: %+v %+v", text, r.Datagrams, r.Stream)
+		}
+	}
+}
