@@ -98,6 +98,9 @@ func TestFlowsOfOneClient(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 	other.ask("y")
+	if got := g.counts(0, 0); got.Refused != 0 { // nobody of them while he was waiting for his answer
+		t.Errorf("%+v", got)
+	}
 	for _, c := range all[20:] {
 		c.ask("y") // who goes on stays
 	}

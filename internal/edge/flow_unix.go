@@ -29,10 +29,11 @@ const (
 // flow is what goes to and fro between one port of a client and an instance. To the counters and the log it is one request, or several
 // in a row where its instances go.
 type flow struct {
-	fl  *flows
-	key flowKey
-	to  netip.AddrPort // the client, as the listener's socket writes it
-	oob []byte         // from where answers leave
+	fl   *flows
+	key  flowKey
+	to   netip.AddrPort // the client, as the listener's socket writes it
+	oob  []byte         // from where answers leave
+	born int64          // on the flows' clock
 
 	// Of the goroutine that runs it:
 	ex      *exchange
@@ -68,12 +69,12 @@ type flow struct {
 }
 
 func newFlow(fl *flows, key flowKey, to netip.AddrPort) *flow {
-	f := &flow{fl: fl, key: key, to: to, gone: make(chan struct{})}
+	f := &flow{fl: fl, key: key, to: to, born: fl.now(), gone: make(chan struct{})}
 	if key.l.many {
 		f.oob = leaveFrom(key.local)
 	}
 	f.read = f.try
-	f.last.Store(fl.now())
+	f.last.Store(f.born)
 	return f
 }
 

@@ -5,17 +5,22 @@ package edge
 import (
 	"container/list"
 	"syscall"
+	"time"
 )
 
 // Who sends datagrams may write any address on them, so flows cost a client nothing: there is a bound to all of them, and one to those of
-// a client. Where one is reached somebody makes room, the one of whom it is least known that he is there: first who was never answered,
-// the oldest first, then who said nothing after his answer. Who went on after an answer has heard it, and stays. (Linux's own connection
-// tracking keeps UDP by the same three ranks: unreplied, replied, assured.)
+// a client. Where one is reached somebody makes room, the one of whom it is least known that he is there: first who was never answered in
+// the time that an answer takes, then who said nothing after his answer, then who is still to be answered; of each the oldest first. Who
+// went on after an answer has heard it, and stays. (Linux's own connection tracking keeps UDP by the same three ranks: unreplied, replied,
+// assured.)
 const (
 	// maxFlows is how many flows there are at once. Each takes a file descriptor and some 12 KiB, half of that in the kernel.
 	maxFlows = 10_000
 	// clientFlows is how many of them one client may have: an address, or the /64 of one of IPv6.
 	clientFlows = 1000
+	// freshFor is the time that an answer takes. A busy server of one question and one answer has its bound full of flows that are over,
+	// and those that have just begun are not to make room for each other.
+	freshFor = time.Second
 	// lateFlows is how many may be on their way out, as a share of all: they have a file descriptor until then.
 	lateFlows = 10
 	// keptBytes bounds what is kept of datagrams, of all flows together: those that wait for an instance, and the last one of each.
@@ -102,16 +107,18 @@ func (fl *flows) insert(f *flow) {
 }
 
 // crowd ends the flow that is first to make room, if there is one. mu is held.
-func (fl *flows) crowd(lists ...*list.List) bool {
-	for _, l := range lists {
-		if e := l.Front(); e != nil {
-			f := e.Value.(*flow)
-			fl.drop(f)
-			f.end("crowded")
-			return true
-		}
+func (fl *flows) crowd(fresh, heard *list.List) bool {
+	e := fresh.Front()
+	if e == nil || heard.Len() > 0 && fl.now()-e.Value.(*flow).born < int64(freshFor) {
+		e = heard.Front()
 	}
-	return false
+	if e == nil {
+		return false
+	}
+	f := e.Value.(*flow)
+	fl.drop(f)
+	f.end("crowded")
+	return true
 }
 
 // line puts a flow where its rank waits. mu is held.
