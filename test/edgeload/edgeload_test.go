@@ -7,11 +7,9 @@ package edgeload
 import (
 	"crypto/tls"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/fairlead-dev/fairlead/internal/fail"
 	"github.com/fairlead-dev/fairlead/internal/proc"
 	"github.com/fairlead-dev/fairlead/test/rig"
 )
@@ -92,7 +90,7 @@ func TestNobodyIsHarmed(t *testing.T) {
 	var replaced []proc.ID
 	l.phase(t, "weights, and replacements of the edge meanwhile", func() {
 		t.Run("meanwhile", func(t *testing.T) {
-			t.Run("weights", func(t *testing.T) { t.Parallel(); weighting(t, m) })
+			t.Run("weights", func(t *testing.T) { t.Parallel(); stepping(t, m, "till", weights) })
 			t.Run("replacements", func(t *testing.T) { t.Parallel(); replaced = l.replacing(t, m, shop) })
 		})
 	})
@@ -130,32 +128,6 @@ func (l *load) switching(t *testing.T, m *rig.Machine, ca *authority) {
 				_, seen := l.serials.Load(number)
 				return seen
 			})
-		}
-	}
-}
-
-// weighting moves traffic in steps.
-func weighting(t *testing.T, m *rig.Machine) {
-	t.Helper()
-	for n, late := 0, time.Now().Add(patience); n < weights; {
-		events, code := m.Events(t, "restart", "till")
-		begun, away := false, false
-		for _, e := range events {
-			if e.Type == "step" {
-				begun = true
-				if strings.Contains(e.Text, "traffic:") {
-					n++
-				}
-			}
-			if e.Error != nil {
-				away = e.Error.Kind == fail.Unavailable || e.Error.Kind == fail.Busy
-				t.Logf("restart: %v", e.Error)
-			}
-		}
-		// While it is replaced an agent takes no orders, and who gives one is told so; or it takes one and cannot say so any more, and
-		// the next agent is busy with it. What was seen to begin is brought to its end.
-		if code != 0 && (begun || !away || time.Now().After(late)) {
-			t.Fatalf("restart: exit code %d", code)
 		}
 	}
 }
