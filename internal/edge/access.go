@@ -123,7 +123,7 @@ func (p *proxy) record(ex *exchange, o outcome, t teller) {
 		return
 	}
 	failed := !o.refused && !o.aborted && (o.failed || o.status >= http.StatusInternalServerError)
-	slow := r.Slow > 0 && o.took > r.Slow && o.status != http.StatusSwitchingProtocols && ex.route.Stream == nil // how long a connection lasts is nobody's fault
+	slow := r.Slow > 0 && o.took > r.Slow && o.status != http.StatusSwitchingProtocols && ex.route.Stream == nil && ex.route.Datagrams == nil // how long a connection lasts is nobody's fault
 	weight := "1"
 	if !failed && !slow && !r.all {
 		if p.access.draw() >= r.below {

@@ -211,3 +211,43 @@ func TestFlowAnswersFromWhereItWasAsked(t *testing.T) {
 		}
 	}
 }
+
+// Answers that come at once are sent at once, whatever the families of the socket and the client.
+func TestFlowOfManyAnswers(t *testing.T) {
+	c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const many = 100
+	go func() {
+		b := make([]byte, 10)
+		for {
+			_, from, err := c.ReadFromUDPAddrPort(b)
+			if err != nil {
+				return
+			}
+			for i := range many {
+				c.WriteToUDPAddrPort([]byte(fmt.Sprint("answer ", i)), from)
+			}
+		}
+	}()
+	for listen, ip := range map[string]string{":0": "127.0.0.2", "[::]:0": "::1", "0.0.0.0:0": "127.0.0.3", "127.0.0.1:0": "127.0.0.1", "[::1]:0": "::1"} {
+		g := startEdge(t, newDirs(t))
+		table := flowing(Datagrams{Idle: minute}, c)
+		table.Routes[0].Listen = listen
+		g.set(table)
+		client := callerAt(t, &net.UDPAddr{IP: net.ParseIP(ip), Port: g.flowAddr(listen).Port})
+		for range 5 {
+			client.say("x")
+			for i := range many {
+				if got, want := client.hear(), fmt.Sprint("answer ", i); got != want {
+					t.Fatalf("%s from %s: %q, want %q", listen, ip, got, want)
+				}
+			}
+		}
+		if got := g.counts(0, 0); got.Open != 1 {
+			t.Errorf("%+v", got)
+		}
+	}
+}

@@ -14,7 +14,7 @@ import (
 // went on after an answer has heard it, and stays. (Linux's own connection tracking keeps UDP by the same three ranks: unreplied, replied,
 // assured.)
 const (
-	// maxFlows is how many flows there are at once. Each takes a file descriptor and some 12 KiB, half of that in the kernel.
+	// maxFlows is how many flows there are at once. Each takes a file descriptor, some 9 KiB, and what the kernel needs for a socket.
 	maxFlows = 10_000
 	// clientFlows is how many of them one client may have: an address, or the /64 of one of IPv6.
 	clientFlows = 1000

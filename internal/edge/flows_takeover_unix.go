@@ -224,14 +224,14 @@ func (fl *flows) inherit() error {
 		if op == "end" {
 			return nil
 		}
+		if err := keeper.SendFiles(c, "have", nil, nil); err != nil { // the next ones are put together meanwhile
+			return fmt.Errorf("flows of UDP: %w", err)
+		}
 		for name, file := range files {
 			if err := fl.adopt(name, file); err != nil {
 				fl.s.log.Warn("a flow of UDP begins anew", "flow", name, "error", err)
 			}
 			file.Close()
-		}
-		if err := keeper.SendFiles(c, "have", nil, nil); err != nil {
-			return fmt.Errorf("flows of UDP: %w", err)
 		}
 	}
 }
