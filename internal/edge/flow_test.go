@@ -322,7 +322,7 @@ func TestFlowsDrain(t *testing.T) {
 		t.Errorf("it was moved after %s", took)
 	}
 	eventually(t, func() bool { return g.counts(1, 1).Open == 0 })
-	if took := time.Since(begun); took > d.Drain {
+	if took := time.Since(begun); took > d.Drain+sweepEvery {
 		t.Errorf("the old one was free after %s", took)
 	}
 	if got := g.counts(0, 0); got.Failed != 0 || got.Requests != 1 {

@@ -9,7 +9,7 @@ const (
 	sweepEvery = 100 * time.Millisecond
 	// keepFor is how long what was sent last is kept. A refusal comes at once.
 	keepFor = time.Second
-	// moveBefore is how long before an instance is stopped its flows are given to others, at most: half of that is for answers that are
+	// moveBefore is how long before an instance is stopped its flows are given to others, at most: a third of that is for answers that are
 	// under way.
 	moveBefore = time.Second
 )
@@ -99,7 +99,7 @@ func (f *flow) look(table *routes, now int64, changed bool) bool {
 	}
 	before := min(moveBefore, rt.Datagrams.Drain/2)
 	if f.absent != 0 && now-f.absent >= int64(rt.Datagrams.Drain-before) {
-		f.fl.detach(f, before/2)
+		f.fl.detach(f, before/3)
 		return false
 	}
 	return rt.Datagrams.Idle > 0 && silent > int64(rt.Datagrams.Idle)
