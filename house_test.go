@@ -57,6 +57,7 @@ var ranks = map[string]int{
 	"internal/wait":                0,
 	"internal/sequential":          0,
 	"internal/metrics":             2,
+	"internal/remote":              2, // machines over SSH
 	"internal/platform":            0,
 	"internal/fail":                0,
 	"internal/certs":               1,
