@@ -254,10 +254,8 @@ func (l *login) close() {
 // denied is what to say where no key was taken.
 func (l *login) denied(cause error) error {
 	e := fail.New(fail.Preflight, "log in to "+l.s.written.host+" ("+l.s.address()+") as "+l.s.user, "")
-	to := destination{user: l.s.user, host: l.s.host}.String()
-	if l.s.port != "22" {
-		to = "-p " + l.s.port + " " + to
-	}
+	to := destination{user: l.s.user, host: l.s.host, port: l.s.port}.words()
+	to = strings.TrimPrefix(to, "-p 22 ")
 	e.Hint = "put a key of yours onto the machine: ssh-copy-id " + to
 	switch {
 	case l.more:

@@ -95,15 +95,27 @@ func checkHost(host string) error {
 }
 
 func checkUser(user string) error {
-	if user == "" || user[0] == '-' || len(user) > 255 {
-		return errors.New("the name of its user is empty, too long or begins with -")
+	if user == "" || user[0] == '-' || len(user) > 255 || strings.HasSuffix(user, `\`) {
+		return errors.New("the name of its user is empty, too long, begins with - or ends in a backslash")
 	}
-	for _, c := range []byte(user) {
-		if c < ' ' || c == 0x7f || strings.IndexByte("'\"`$\\;&<>|(){}", c) >= 0 {
+	for _, c := range []byte(user) { // a backslash stands between a domain and a name
+		if c < ' ' || c == 0x7f || strings.IndexByte("'\"`$;&<>|(){}", c) >= 0 {
 			return fmt.Errorf("the name of a user has no %q", c)
 		}
 	}
 	return nil
+}
+
+// words are the destination as ssh(1) and its kin take it on a command line.
+func (d destination) words() string {
+	s := d.host
+	if d.user != "" {
+		s = d.user + "@" + s
+	}
+	if d.port != "" {
+		s = "-p " + d.port + " " + s
+	}
+	return s
 }
 
 // String is the shortest form that is read back as d.

@@ -72,7 +72,7 @@ func readEntry(line []byte, name string) (entry, bool, error) {
 		e.marker = string(fields[0][1:])
 		fields = fields[1:]
 		if e.marker != "cert-authority" && e.marker != "revoked" {
-			return e, false, fmt.Errorf("the marker @%.40q is not known", e.marker)
+			return e, false, fmt.Errorf("the marker @%.40s is not known", printable(e.marker))
 		}
 	}
 	if len(fields) < 3 {

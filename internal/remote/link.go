@@ -202,7 +202,7 @@ func (d dialer) failed(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(cause, errSlow):
 		return fail.New(fail.Unavailable, op, "no answer within %s", d.s.timeout).
-			Hinted("see whether the machine is up and its sshd answers: ssh -v %s", d.s.written)
+			Hinted("see whether the machine is up and its sshd answers: ssh -v %s", d.s.written.words())
 	case cause != nil:
 		return &fail.Error{Kind: stopped(cause), Op: op, Err: cause}
 	case d.via != nil && d.via.gone():
@@ -210,7 +210,7 @@ func (d dialer) failed(ctx context.Context, err error) error {
 	case errors.Is(err, io.EOF):
 		err = errors.New("the machine hung up")
 	}
-	return fail.New(fail.Unavailable, op, "%w", err).Hinted("see whether an SSH server listens there: ssh -v %s", d.s.written)
+	return fail.New(fail.Unavailable, op, "%w", err).Hinted("see whether an SSH server listens there: ssh -v %s", d.s.written.words())
 }
 
 // stopped is the kind of an error that came of a context.
@@ -265,7 +265,7 @@ func (l *link) lose(err error) {
 		switch {
 		case errors.Is(err, errSilent):
 			e.Err = errors.New("the machine did not answer for " + (l.s.interval * time.Duration(l.s.missed)).String())
-			e.Hint = "see whether the machine is up: ssh " + l.s.written.String()
+			e.Hint = "see whether the machine is up: ssh " + l.s.written.words()
 		case errors.Is(err, errClosed):
 			e.Err = net.ErrClosed
 		case err == nil || errors.Is(err, io.EOF):
