@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -85,6 +86,11 @@ func checkHost(host string) error {
 		return errors.New("the name of the host is longer than 255 characters")
 	case host[0] == '-':
 		return errors.New("the name of a host does not begin with -")
+	}
+	if strings.Contains(host, ":") {
+		if _, err := netip.ParseAddr(host); err != nil {
+			return errors.New("a name with colons is no IPv6 address")
+		}
 	}
 	for _, c := range []byte(host) {
 		if c <= ' ' || c == 0x7f || strings.IndexByte("'\"`$\\;&<>|(){}[]*?!,#@/^=~", c) >= 0 {

@@ -30,7 +30,7 @@ func TestDestination(t *testing.T) {
 		}
 	}
 	for _, s := range []string{"", "@", "@web1", "root@", "web1:", "web1:0", "web1:65536", "web1:+1", "web1:022", "web1:http", "-oProxyCommand=x", "a@-x",
-		"-a@x", "a b", "web1\n", "a;b", "$(x)", "web1/path", "ssh://web1/path", "[web1]:22", "[::1", "[::1]x", "http://web1", "ssh://a%zz@web1", "a,b", strings.Repeat("a", 256)} {
+		"-a@x", "a b", "web1\n", "a;b", "$(x)", "web1/path", "ssh://web1/path", "[web1]:22", "[:]", "a:b:c", "[::1", "[::1]x", "http://web1", "ssh://a%zz@web1", "a,b", strings.Repeat("a", 256)} {
 		if d, err := parseDestination(s); err == nil {
 			t.Errorf("%q is taken as %+v", s, d)
 		}
