@@ -18,15 +18,20 @@ import (
 type trust struct {
 	o       Options
 	s       *settings
-	asking  asking // a person, while no time counts
-	entries []entry
+	asking  asking        // a person, while no time counts
+	entries []entry       // the lines for this host
+	loose   []entry       // those for its name without the port: ssh(1) takes a key that is known so, but calls none changed
 	pinned  ssh.PublicKey // taken for an earlier connection of the same Host
 	taken   ssh.PublicKey
 }
 
 func newTrust(o Options, s *settings) (*trust, error) {
-	entries, err := readKnown(s.known, s.knownName())
-	return &trust{o: o, s: s, entries: entries}, err
+	t := &trust{o: o, s: s}
+	var err error
+	if t.entries, err = readKnown(s.known, s.knownName()); err == nil && s.alias == "" && s.port != "22" {
+		t.loose, err = readKnown(s.known, strings.ToLower(s.host))
+	}
+	return t, err
 }
 
 // algorithms are the kinds of key that the host may show. Where keys of it are known only their kinds are, so that a host
@@ -36,11 +41,8 @@ func (t *trust) algorithms() []string {
 	if ours == nil {
 		ours = preferred(ssh.SupportedAlgorithms().HostKeys)
 	}
-	var known, authorities bool
-	for _, e := range t.entries {
-		known = known || e.marker == ""
-		authorities = authorities || e.marker == "cert-authority"
-	}
+	known := slices.ContainsFunc(t.entries, func(e entry) bool { return e.marker == "" })
+	authorities := slices.ContainsFunc(t.all(), func(e entry) bool { return e.marker == "cert-authority" })
 	var certs, keys []string
 	for _, a := range ours {
 		switch {
@@ -48,15 +50,27 @@ func (t *trust) algorithms() []string {
 			if authorities {
 				certs = append(certs, a)
 			}
-		case !known || t.knows(a):
+		case !known || knows(t.entries, a):
 			keys = append(keys, a)
 		}
+	}
+	if !known {
+		slices.SortStableFunc(keys, func(a, b string) int { return first(knows(t.loose, a)) - first(knows(t.loose, b)) })
 	}
 	return append(certs, keys...)
 }
 
-func (t *trust) knows(algorithm string) bool {
-	return slices.ContainsFunc(t.entries, func(e entry) bool {
+func first(yes bool) int {
+	if yes {
+		return 0
+	}
+	return 1
+}
+
+func (t *trust) all() []entry { return slices.Concat(t.entries, t.loose) }
+
+func knows(entries []entry, algorithm string) bool {
+	return slices.ContainsFunc(entries, func(e entry) bool {
 		return e.marker == "" && (e.key.Type() == algorithm || e.key.Type() == ssh.KeyAlgoRSA && strings.HasPrefix(algorithm, "rsa-sha2-"))
 	})
 }
@@ -107,6 +121,10 @@ func (t *trust) check(_ string, _ net.Addr, key ssh.PublicKey) error {
 	if len(old) > 0 {
 		return t.changed(key, old)
 	}
+	if slices.ContainsFunc(t.loose, func(e entry) bool { return e.marker == "" && same(e.key, key) }) {
+		t.taken = key
+		return nil
+	}
 	return t.fresh(key)
 }
 
@@ -122,7 +140,7 @@ func (t *trust) revoked(key ssh.PublicKey) error {
 	if cert, ok := key.(*ssh.Certificate); ok {
 		shown = append(shown, cert.Key, cert.SignatureKey)
 	}
-	for _, e := range t.entries {
+	for _, e := range t.all() {
 		for _, k := range shown {
 			if e.marker == "revoked" && same(e.key, k) {
 				err := t.s.refuse("its key %s is revoked", ssh.FingerprintSHA256(k))
@@ -137,7 +155,7 @@ func (t *trust) revoked(key ssh.PublicKey) error {
 // certificate checks one against the authorities that are known for this host.
 func (t *trust) certificate(cert *ssh.Certificate) error {
 	checker := ssh.CertChecker{IsHostAuthority: func(authority ssh.PublicKey, _ string) bool {
-		return slices.ContainsFunc(t.entries, func(e entry) bool { return e.marker == "cert-authority" && same(e.key, authority) })
+		return slices.ContainsFunc(t.all(), func(e entry) bool { return e.marker == "cert-authority" && same(e.key, authority) })
 	}}
 	name := t.s.alias
 	if name == "" {

@@ -5,6 +5,7 @@ package remote_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -291,13 +292,13 @@ func TestProxyJump(t *testing.T) {
 
 // A machine whose sshd froze is noticed, and all that was under way with it ends.
 func TestFrozenMachine(t *testing.T) {
-	for _, way := range []string{"target", "jump"} {
+	for _, way := range []string{"target", "jump", "on the way"} {
 		t.Run(way, func(t *testing.T) {
 			m, hop := sshd(t, ""), sshd(t, "")
 			hop.authorize(t, "root", m.home+"/.ssh/id_ed25519.pub")
 			m.write(t, m.home+"/.ssh/known_hosts", "[127.0.0.1]:"+m.port+" "+m.hostKey+"\n[127.0.0.1]:"+hop.port+" "+hop.hostKey+"\n", 0o600)
 			text := "ServerAliveInterval 1\nServerAliveCountMax 2\nUser root\n"
-			if way == "jump" {
+			if way != "target" {
 				text = "Host jump\n HostName 127.0.0.1\n Port " + hop.port + "\nHost target\n ProxyJump jump\nHost *\n" + text
 			}
 			m.config(t, "Host target\n HostName 127.0.0.1\n Port "+m.port+"\nHost *\n"+text)
@@ -306,18 +307,17 @@ func TestFrozenMachine(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			out, err := h.Run(t.Context(), sh("ps -o ppid= -p $PPID; echo $PPID"))
+			out, err := h.Run(t.Context(), sh("echo $PPID"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			var pids []int
-			for _, f := range strings.Fields(string(out)) {
-				pids = append(pids, number(t, f))
+			serving := number(t, strings.TrimSpace(string(out)))
+			if way == "on the way" {
+				serving = number(t, m.read(t, fmt.Sprintf("/proc/%d/task/%[1]d/children", hop.process.Pid)))
 			}
 			begun := time.Now()
-			// The last one serves our connection; the one before it is the listener, or the part of it that was root.
-			syscall.Kill(pids[1], syscall.SIGSTOP)
-			t.Cleanup(func() { syscall.Kill(pids[1], syscall.SIGKILL) })
+			syscall.Kill(serving, syscall.SIGSTOP)
+			t.Cleanup(func() { syscall.Kill(serving, syscall.SIGKILL) })
 			errs := make(chan error, 2)
 			go func() {
 				_, err := c.Read(make([]byte, 1))

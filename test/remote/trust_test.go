@@ -134,6 +134,19 @@ func TestChangedHost(t *testing.T) {
 	}
 }
 
+// A key that is known without the port is taken, as ssh(1) does; another one there is no change.
+func TestKnownWithoutItsPort(t *testing.T) {
+	m := sshd(t, "", "rsa", "ed25519")
+	known := m.home + "/.ssh/known_hosts"
+	m.write(t, known, "127.0.0.1 "+m.hostKey+"\n", 0o600) // the RSA one, which would not be asked for first
+	m.dial(t, m.options(), m.dest())
+	m.keygen(t, "ed25519", m.dir+"/other")
+	m.write(t, known, "127.0.0.1 "+m.read(t, m.dir+"/other.pub")+"\n", 0o600)
+	m.refused(t, m.options(), m.dest(), fail.Preflight, "not known")
+	m.write(t, known, "@revoked 127.0.0.1 "+m.read(t, m.dir+"/host_ed25519.pub")+"\n", 0o600)
+	m.refused(t, m.options(), m.dest(), fail.Preflight, "revoked")
+}
+
 // A host with several keys is asked for the one that is known.
 func TestKnownKindOfKey(t *testing.T) {
 	m := sshd(t, "", "ed25519", "ecdsa", "rsa")
