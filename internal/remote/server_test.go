@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -339,6 +340,34 @@ func TestKnownHostsLines(t *testing.T) {
 			t.Errorf("%s: %d lines, %v", name, len(got), err)
 		}
 	}
+}
+
+func TestKnownName(t *testing.T) {
+	for _, c := range []struct{ host, port, alias, want string }{
+		{"Web1", "22", "", "web1"}, {"web1", "2222", "", "[web1]:2222"}, {"::1", "22", "", "::1"}, {"::1", "2222", "", "[::1]:2222"}, {"web1", "2222", "db", "db"},
+	} {
+		if got := (&settings{host: c.host, port: c.port, alias: c.alias}).knownName(); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
+	}
+}
+
+// The clock stands still while a person thinks, and goes on after.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		expired := make(chan time.Duration, 1)
+		p := newPatience(10*time.Second, func() { expired <- time.Since(begun) })
+		<-time.After(9 * time.Second)
+		p.pause()
+		<-time.After(time.Hour)
+		p.resume()
+		if took := <-expired; took != time.Hour+10*time.Second {
+			t.Errorf("it expired after %v", took)
+		}
+		p.resume()
+		p.stop()
+	})
 }
 
 func FuzzKnownHosts(f *testing.F) {
