@@ -19,6 +19,9 @@ type Load struct {
 	Every   time.Duration // one request of each client; 20 ms
 	Most    int           // requests in all; 50,000
 	For     time.Duration // time in all; 5 minutes
+
+	// Dial connects in another network than this machine's, a fleet's, and takes any address there. Nil is this machine.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Count is what the clients of a load saw.
@@ -38,7 +41,8 @@ type Traffic struct {
 	count Count
 }
 
-// Start begins the load, which ends by Stop, with the test, or at its bounds. It refuses any address but a loopback one.
+// Start begins the load, which ends by Stop, with the test, or at its bounds. Without a Dial of its own it refuses any
+// address but a loopback one.
 func (l Load) Start(t testing.TB) *Traffic {
 	t.Helper()
 	if l.Clients == 0 {
@@ -57,7 +61,7 @@ func (l Load) Start(t testing.TB) *Traffic {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ip := net.ParseIP(u.Hostname()); u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if ip := net.ParseIP(u.Hostname()); l.Dial == nil && u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		t.Fatalf("a load goes to loopback addresses only, not to %s", l.URL)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), l.For)
@@ -81,7 +85,7 @@ func (tr *Traffic) Stop() Count {
 // client sends one request after the other. The one under way when ctx ends is let finish: a request that the load itself
 // cut off would be counted as failed.
 func (tr *Traffic) client(ctx context.Context, l Load) {
-	c := &http.Client{Transport: &http.Transport{}, Timeout: 30 * time.Second}
+	c := &http.Client{Transport: &http.Transport{DialContext: l.Dial}, Timeout: 30 * time.Second}
 	defer c.CloseIdleConnections()
 	tick := time.NewTicker(l.Every)
 	defer tick.Stop()
