@@ -121,7 +121,8 @@ func (h *Host) SSHD(lines ...string) error {
 	if err := h.Put("/etc/ssh/sshd_config.d/10-test.conf", []byte(text), 0o644); err != nil {
 		return err
 	}
-	_, err := h.Run("sshd -t && systemctl reload ssh")
+	// A reload returns while the server is away for a moment to start itself again; a restart returns when it listens.
+	_, err := h.Run("sshd -t && systemctl restart ssh")
 	h.disconnect() // the rules hold for new connections
 	return err
 }
