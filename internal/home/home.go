@@ -112,6 +112,11 @@ func (d Dirs) Alerts() string { return filepath.Join(d.State, "agent", "alerts.j
 // Metrics is the folder of the agent's time series.
 func (d Dirs) Metrics() string { return filepath.Join(d.State, "agent", "metrics") }
 
+// Fleet is the machine's part in the last rollout of a service over several machines.
+func (d Dirs) Fleet(service, env string) string {
+	return filepath.Join(d.State, "agent", "fleet."+service+"@"+env+".json")
+}
+
 // Artifacts holds what is known of each artifact, by its digest.
 func (d Dirs) Artifacts() string { return filepath.Join(d.State, "artifacts") }
 

@@ -247,6 +247,7 @@ type Running struct {
 	ID   int64
 	j    *Journal
 	plan rollout.Plan
+	kind string
 	// Receipt is called at the end; what it returns is kept with the rollout.
 	Receipt func(rollout.Outcome, error) any
 
@@ -257,7 +258,12 @@ type Running struct {
 var _ rollout.Journal = (*Running)(nil)
 
 // Resume returns the journal of a rollout that was not ended.
-func (j *Journal) Resume(r Rollout) *Running { return &Running{ID: r.ID, j: j, plan: r.Plan} }
+func (j *Journal) Resume(r Rollout) *Running {
+	return &Running{ID: r.ID, j: j, plan: r.Plan, kind: r.Kind}
+}
+
+// KindUndo is the kind of a rollout that makes an earlier one as if it had not been: what served before is then what had before that.
+const KindUndo = "undo"
 
 // Step implements [rollout.Journal].
 func (r *Running) Step(ctx context.Context, i int) error {
@@ -298,6 +304,13 @@ func (r *Running) End(ctx context.Context, o rollout.Outcome, cause error) error
 				stopped = 0, warm_release = ?2, warm_until = ?3 WHERE service = ?4 AND environment = ?5`,
 				p.New, warm, until, p.Service, p.Environment); err != nil {
 				return err
+			}
+			if r.kind == KindUndo {
+				if _, err := tx.ExecContext(ctx, `UPDATE environment SET previous = coalesce((SELECT json_extract(plan, '$.old') FROM rollout
+					WHERE service = ?1 AND environment = ?2 AND outcome = ?3 AND kind <> ?4 AND json_extract(plan, '$.new') = ?5 AND json_extract(plan, '$.old') > 0 ORDER BY id DESC LIMIT 1), 0)
+					WHERE service = ?1 AND environment = ?2`, p.Service, p.Environment, string(rollout.Done), KindUndo, p.New); err != nil {
+					return err
+				}
 			}
 		}
 		_, err := tx.ExecContext(ctx, "UPDATE rollout SET outcome = ?, cause = ?, error = ?, ended = ?, receipt = ? WHERE id = ?",

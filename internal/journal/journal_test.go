@@ -142,7 +142,14 @@ func TestWhatServes(t *testing.T) {
 	must(t, begin(t, j, back).End(ctx, rollout.Done, nil))
 	check("the same once more, as a restart does", 1, 2)
 
-	warm := draft(6, 1)
+	deployed(t, j, 6, 1)
+	check("one that will be as if it had not been", 6, 1)
+	undo := draft(1, 6)
+	undo.Release, undo.Kind = nil, KindUndo
+	must(t, j.Resume(Rollout{ID: begin(t, j, undo).ID, Kind: KindUndo, Plan: undo.Plan}).End(ctx, rollout.Done, nil))
+	check("undone", 1, 2)
+
+	warm := draft(7, 1)
 	warm.Plan.Steps = append(warm.Plan.Steps, rollout.Step{Do: rollout.Warm, Release: 1, For: time.Hour})
 	must(t, begin(t, j, warm).End(ctx, rollout.Done, nil))
 	if e := environment(t, j); e.WarmRelease != 1 || time.Until(e.WarmUntil) < 59*time.Minute {
@@ -153,7 +160,7 @@ func TestWhatServes(t *testing.T) {
 	if e := environment(t, j); e.WarmRelease != 0 || !e.WarmUntil.IsZero() || !e.Stopped {
 		t.Errorf("%+v", e)
 	}
-	deployed(t, j, 7, 0)
+	deployed(t, j, 8, 0)
 	if e := environment(t, j); e.Stopped {
 		t.Error("a deploy does not start a stopped service")
 	}

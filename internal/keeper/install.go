@@ -20,11 +20,10 @@ func Install(d home.Dirs, exe string) (changed bool, err error) {
 		return false, err
 	}
 	defer src.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, src); err != nil {
+	name, err := nameOf(src)
+	if err != nil {
 		return false, err
 	}
-	name := "fairlead-" + hex.EncodeToString(h.Sum(nil))[:16]
 	dst := filepath.Join(filepath.Dir(d.Program()), name)
 	_, missing := os.Stat(dst)
 	if now, err := os.Readlink(d.Program()); err == nil && now == name && missing == nil {
@@ -48,6 +47,24 @@ func Install(d home.Dirs, exe string) (changed bool, err error) {
 	}
 	prune(filepath.Dir(dst), name, old)
 	return true, nil
+}
+
+// Name is what exe is called where it is installed: it tells its content.
+func Name(exe string) (string, error) {
+	f, err := os.Open(exe)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return nameOf(f)
+}
+
+func nameOf(exe io.Reader) (string, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, exe); err != nil {
+		return "", err
+	}
+	return "fairlead-" + hex.EncodeToString(h.Sum(nil))[:16], nil
 }
 
 func copyProgram(src *os.File, dst string) error {

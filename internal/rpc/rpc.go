@@ -88,16 +88,31 @@ func (s *Stream) Send(v any) error {
 
 // Client calls one socket. It is safe for use by several goroutines.
 type Client struct {
-	sock string
+	who  string // answers there
+	hint string // where nobody does
 	http *http.Client
 }
 
-// NewClient makes a client; nothing is dialled before the first call.
+// NewClient makes a client of a process of this machine; nothing is dialled before the first call.
 func NewClient(sock string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context) (net.Conn, error) {
 		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", sock)
 	}
-	return &Client{sock, &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+	// A person does not think in sockets, so it is named by its role.
+	c := NewClientBy(strings.TrimSuffix(filepath.Base(sock), ".sock"), dial)
+	c.who += " does not answer at " + sock
+	c.http.Transport.(*http.Transport).DisableKeepAlives = true // to connect costs nothing here
+	c.hint = "run `fairlead agent status`; `fairlead agent start` or `fairlead up` starts it"
+	return c
+}
+
+// idleFor is how long a connection that is not needed is kept: over SSH each one is a command, with a line in the host's log.
+const idleFor = time.Minute
+
+// NewClientBy makes a client of who is connected to by dial; nothing is dialled before the first call.
+func NewClientBy(who string, dial func(context.Context) (net.Conn, error)) *Client {
+	by := func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }
+	return &Client{who: who, http: &http.Client{Transport: &http.Transport{DialContext: by, IdleConnTimeout: idleFor}}}
 }
 
 // Transport sends requests to the socket, whatever host their URL names.
@@ -195,12 +210,13 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	return nil, e
 }
 
-// lost says which of fairlead's processes does not answer: a person does not think in sockets.
+// lost says who does not answer.
 func (c *Client) lost(err error) error {
+	if e, ok := errors.AsType[*fail.Error](err); ok {
+		return e // of who connects, who knows better
+	}
 	if u, ok := errors.AsType[*net.OpError](err); ok {
 		err = u.Err
 	}
-	role := strings.TrimSuffix(filepath.Base(c.sock), ".sock")
-	return fail.New(fail.Unavailable, "", "the %s does not answer at %s: %w", role, c.sock, err).
-		Hinted("run `fairlead agent status`; `fairlead agent start` or `fairlead up` starts it")
+	return fail.New(fail.Unavailable, "", "the %s: %w", c.who, err).Hinted("%s", c.hint)
 }
