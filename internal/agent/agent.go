@@ -41,6 +41,8 @@ type Agent struct {
 	alertsMu    sync.Mutex
 	alerts      *alert.Dispatcher // nil where none work
 
+	fleet sync.Mutex // held while a part in a fleet rollout is read and written
+
 	mu   sync.Mutex
 	runs map[int64]*run // rollouts under way
 }

@@ -37,8 +37,7 @@ func (a *Agent) Handler() http.Handler {
 		if err != nil {
 			return nil, err
 		}
-		plan, err := json.Marshal(i.plan)
-		return api.Planned{Plan: plan, URL: a.url(i.plan.Service, i.plan.Environment, i.listen)}, err
+		return a.planned(i)
 	})
 	rpc.Handle(mux, "POST /v1/rollouts", func(r *http.Request) (any, error) { return started(a, r, a.deploy) })
 	rpc.Handle(mux, "POST /v1/rollback", func(r *http.Request) (any, error) { return started(a, r, a.rollback) })
@@ -69,10 +68,17 @@ func (a *Agent) Handler() http.Handler {
 	})
 	mux.HandleFunc("GET /v1/logs", a.logs)
 	a.handleAlerts(mux)
+	a.handleFleet(mux)
 	mux.HandleFunc("/api/v1/", a.prometheus)
 	mux.HandleFunc("/-/", a.prometheus)
 	mux.Handle("GET /metrics", edge.MetricsHandler(a.stats))
 	return mux
+}
+
+// planned is an intent as it is told.
+func (a *Agent) planned(i intent) (api.Planned, error) {
+	plan, err := json.Marshal(i.plan)
+	return api.Planned{Plan: plan, URL: a.url(i.plan.Service, i.plan.Environment, i.listen)}, err
 }
 
 // intentOf decodes a request and plans it.
@@ -90,7 +96,13 @@ func started[T any](a *Agent, r *http.Request, f func(context.Context, T) (inten
 	if err != nil {
 		return nil, err
 	}
-	id, err := a.begin(r.Context(), func() (intent, error) { return f(r.Context(), v) })
+	id, err := a.begin(r.Context(), func() (intent, error) {
+		i, err := f(r.Context(), v)
+		if err == nil {
+			err = a.alone(i.release.Service, i.release.Environment)
+		}
+		return i, err
+	})
 	return api.Started{Rollout: id}, err
 }
 
@@ -180,6 +192,9 @@ func (a *Agent) move(r *http.Request, f func(context.Context, api.Move) error) (
 	if err != nil {
 		return nil, err
 	}
+	if err := a.alone(m.Service, m.Environment); err != nil {
+		return nil, err
+	}
 	if a.busy(m.Service, m.Environment) {
 		return nil, fail.New(fail.Busy, "", "a rollout of %s is under way", m.Service).
 			Hinted("wait for it (`fairlead status %s`), or make it go back: `fairlead abort %s`", m.Service, m.Service)
@@ -233,6 +248,9 @@ func (a *Agent) remove(ctx context.Context, m api.Move) error {
 		}
 	}
 	if err := a.journal.Remove(ctx, m.Service, m.Environment); err != nil {
+		return err
+	}
+	if err := os.Remove(a.dirs.Fleet(m.Service, m.Environment)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	a.pruneArtifacts()

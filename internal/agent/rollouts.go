@@ -89,6 +89,7 @@ func (a *Agent) deploy(ctx context.Context, d api.Draft) (intent, error) {
 	if err != nil {
 		return intent{}, err
 	}
+	id = max(id, d.Release)
 	return a.intend(ctx, intent{kind: kindDeploy, fresh: true, spec: d.Spec, by: d.By, secrets: d.Secrets, release: release.Release{
 		Service: d.Spec.Service, Environment: d.Environment, ID: id, Artifact: d.Artifact, Config: body, Created: time.Now(), By: d.By}})
 }

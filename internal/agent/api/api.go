@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -42,6 +43,7 @@ type Draft struct {
 	Artifact    release.Artifact  `json:"artifact"`
 	Secrets     map[string]string `json:"secrets,omitempty"` // values; they are kept in a file only the agent's user reads
 	By          string            `json:"by"`
+	Release     release.ID        `json:"release,omitempty"` // its number, where that is above those there are
 }
 
 // Move asks for a rollout to a release that exists, or a new run of the current one.
@@ -207,10 +209,18 @@ type Entry struct {
 }
 
 // Client calls an agent.
-type Client struct{ c *rpc.Client }
+type Client struct {
+	c        *rpc.Client
+	patience time.Duration // with an agent that died
+}
 
 // Dial makes a client of the agent of d. Nothing is sent yet.
-func Dial(d home.Dirs) *Client { return &Client{rpc.NewClient(d.Sock(home.Agent))} }
+func Dial(d home.Dirs) *Client { return &Client{rpc.NewClient(d.Sock(home.Agent)), agentBack} }
+
+// DialBy makes a client of another machine's agent, to which dial connects. Nothing is sent yet.
+func DialBy(host string, dial func(context.Context) (net.Conn, error)) *Client {
+	return &Client{rpc.NewClientBy("agent of "+host+" does not answer", dial), remoteBack}
+}
 
 // Info asks who answers.
 func (c *Client) Info(ctx context.Context) (i Info, err error) {
@@ -337,7 +347,7 @@ func (c *Client) Follow(ctx context.Context, id int64, sink event.Sink) (End, er
 			return End{}, err
 		case lost.IsZero():
 			lost = time.Now()
-		case time.Since(lost) > agentBack:
+		case time.Since(lost) > c.patience:
 			return End{}, err
 		}
 		if end == nil {
@@ -349,8 +359,11 @@ func (c *Client) Follow(ctx context.Context, id int64, sink event.Sink) (End, er
 	return *end, nil
 }
 
-// agentBack is how long a client waits for an agent that died to be started again.
-const agentBack = 30 * time.Second
+// How long a client waits for an agent that died to be started again. Of another machine the connection was silent for a while already.
+const (
+	agentBack  = 30 * time.Second
+	remoteBack = 8 * time.Second
+)
 
 // LogQuery asks for records; see [logs.Query].
 type LogQuery struct {
