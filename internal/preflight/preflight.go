@@ -90,6 +90,7 @@ type Params struct {
 	// VerifyEvery is how long a successful `go mod verify` of the same go.sum counts, and whether an earlier
 	// scan for vulnerabilities does; 0 makes both anew.
 	VerifyEvery time.Duration
+	Elsewhere   bool     // the service runs on other machines: only its source and what builds it are looked at
 	Environ     []string // the environment of the go command; nil means our own. build.env is added to it
 }
 
@@ -106,12 +107,19 @@ type check func(context.Context, *run) []Finding
 // The checks, in the order in which a person wants to read their findings.
 var checks = []check{checkSupport, checkGo, checkVulns, checkVCS, checkMachine, checkFolders, checkPort, checkAgent}
 
+// ofSource are those that are about this machine only as the one that builds.
+var ofSource = []check{checkSupport, checkGo, checkVulns, checkVCS}
+
 // Run makes all checks, several at a time, and returns every finding in a fixed order. Each finding is sent to sink as
 // soon as those before it are known. It fails only when ctx is done or p lacks what every check needs.
 func Run(ctx context.Context, p Params, sink event.Sink) ([]Finding, error) {
 	r, err := newRun(ctx, p)
 	if err != nil {
 		return nil, err
+	}
+	checks := checks
+	if p.Elsewhere {
+		checks = ofSource
 	}
 	results := make([]chan []Finding, len(checks))
 	var wg sync.WaitGroup

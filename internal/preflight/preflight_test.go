@@ -216,7 +216,7 @@ func TestSupport(t *testing.T) {
 		{"canary", func(s *spec.Spec) {
 			s.Release = spec.Release{Strategy: "canary", Steps: make([]spec.Percent, 3), Gates: make([]spec.Gate, 2)}
 		}, ""},
-		{"ssh", func(s *spec.Spec) { s.Target.SSH = []string{"a@b"}; s.Build.Platforms = []string{"plan9/arm"} }, "target.ssh (a@b)"},
+
 		{"kubernetes", func(s *spec.Spec) { s.Target.Kubernetes = &spec.Kubernetes{} }, "target.kubernetes"},
 		{"kernel", func(s *spec.Spec) { s.Route.Mode = "kernel" }, ""},
 		{"sops", func(s *spec.Spec) { s.Run.Secrets = map[string]spec.Secret{"PW": "sops://f#x"} }, "run.secrets.PW"},
@@ -233,10 +233,12 @@ func TestSupport(t *testing.T) {
 			}
 		})
 	}
-	s := &spec.Spec{Route: spec.Route{Mode: "kernel"}, Target: spec.Target{SSH: []string{"web1"}}}
+	s := &spec.Spec{Route: spec.Route{Mode: "kernel"}, Target: spec.Target{Kubernetes: &spec.Kubernetes{}}}
 	if fs := judgeSupport(s, "darwin/arm64"); len(fs) != 2 || fs[1].Severity != Warning || !strings.Contains(fs[1].Found, "route.mode: kernel") {
 		t.Errorf("each gets its own finding: %v", fs)
 	}
+	s.Target = spec.Target{SSH: []string{"web1"}}
+	expect(t, one(t, judgeSupport(s, "darwin/arm64")), OK) // the hosts are Linux, whatever this machine is
 }
 
 // passable is a folder that the users of services may pass through, which t.TempDir's parent is not.

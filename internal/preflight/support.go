@@ -21,7 +21,7 @@ func judgeSupport(s *spec.Spec, platform string) []Finding {
 		out = append(out, Finding{ID: IDUnsupported, Severity: Error, Found: found + " is not supported by this version", Fix: fix})
 	}
 	if len(s.Target.SSH) > 0 {
-		no("target.ssh ("+strings.Join(s.Target.SSH, ", ")+")", "remove target.ssh and run fairlead on that machine")
+		platform = "linux/*" // which hosts are
 	}
 	if s.Target.Kubernetes != nil {
 		no("target.kubernetes", "remove target.kubernetes: the service then runs on this machine")

@@ -94,6 +94,7 @@ func (d *decoder) defaults(s *Spec) {
 		def(d, "release.hooks.timeout", &s.Release.Hooks.Timeout, defaultHook)
 	}
 	def(d, "release.keep", &s.Release.Keep, defaultKeep)
+	d.fleetDefaults(s)
 	if s.Release.Surge.IsZero() && s.Release.Unavailable.IsZero() {
 		s.Release.Surge = Amount{N: 1, Set: true}
 	}
@@ -133,7 +134,7 @@ var (
 
 // check reports the first value that has the right type but no sense.
 func (d *decoder) check(s *Spec) error {
-	for _, f := range []func(*Spec) error{d.checkNames, d.checkBuild, d.checkRun, d.checkProbes, d.checkRoute, d.checkRelease} {
+	for _, f := range []func(*Spec) error{d.checkNames, d.checkBuild, d.checkRun, d.checkProbes, d.checkRoute, d.checkRelease, d.checkFleet} {
 		if err := f(s); err != nil {
 			return err
 		}

@@ -18,6 +18,15 @@ import (
 
 // Each case is a file behind "service: a", and the place, words and hint of its error.
 var refused = []struct{ yaml, place, text, hint string }{
+	{"target: {ssh: [web1]}", "1:1", "route.listen: is missing", `{listen: ":80"}`},
+	{"route: {listen: ':80'}\ntarget: {ssh: [web1, -oProxyCommand=x]}", "3:22", `"-oProxyCommand=x" is not a host`, "USER@HOST"},
+	{"route: {listen: ':80'}\ntarget: {ssh: [web1, web1]}", "3:22", "web1 is there twice", ""},
+	{"route: {listen: ':80'}\ntarget: {ssh: [web1], kubernetes: {}}", "3:9", "hosts and a cluster", "an environment of its own"},
+	{"release: {fleet: {batch: 2}}", "2:18", "there is only this one", "target: {ssh:"},
+	{"route: {listen: ':80'}\ntarget: {ssh: [a, b]}\nrelease: {fleet: {canary: 3}}", "4:27", "3 of 2 hosts cannot be first", ""},
+	{"route: {listen: ':80'}\ntarget: {ssh: [a, b]}\nrelease: {fleet: {batch: 0}}", "4:26", "0 is no number of hosts", "25%"},
+	{"route: {listen: ':80'}\ntarget: {ssh: [a, b]}\nrelease: {fleet: {pause: 25h}}", "4:26", "25h is not between", ""},
+	{"route: {listen: ':80'}\ntarget: {ssh: [a, b]}\nrelease: {fleet: {max_failures: 2}}", "4:33", "2 of 2 hosts cannot fail", ""},
 	{"route: {preview: {host: 'a b'}}", "2:25", `"a b" is not a host name`, ""},
 	{"route: {preview: {table: {'X Y': [a]}}}", "2:34", `"X Y" is not the name of a header`, ""},
 	{"route: {preview: {table: {X-Country: []}}}", "2:38", "no value of X-Country is listed", "[NZ, AU]"},

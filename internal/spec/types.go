@@ -202,6 +202,15 @@ type Release struct {
 	Evidence    Evidence  `json:"evidence,omitzero" jsonschema:"how much the gates need to know"`
 	Mirror      Mirror    `json:"mirror,omitzero" jsonschema:"a dark launch: before it gets traffic of its own, the new release gets copies of safe requests"`
 	Hooks       Hooks     `json:"hooks,omitzero" jsonschema:"programs that run once for a release"`
+	Fleet       Fleet     `json:"fleet,omitzero" jsonschema:"in which order several machines get it"`
+}
+
+// Fleet says how a release goes over several machines.
+type Fleet struct {
+	Canary   int      `json:"canary,omitempty" jsonschema:"hosts that get it first, in the order of target.ssh; default 1, or none where there is one host"`
+	Batch    Amount   `json:"batch,omitzero" jsonschema:"how many of the others get it at once, as 2 or 25%; default 25%"`
+	Pause    Duration `json:"pause,omitzero" jsonschema:"between two batches; default 0s"`
+	Failures int      `json:"max_failures,omitempty" jsonschema:"hosts that may fail or be missing before all go back; default 0"`
 }
 
 // Mirror sends copies of requests to a release that has no traffic of its own; what it answers goes nowhere.
