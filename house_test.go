@@ -23,6 +23,7 @@ var ranks = map[string]int{
 	"internal/cli":                 8,
 	"internal/deploy":              7,
 	"internal/agent":               6,
+	"internal/fleet":               6, // many agents as one environment; it knows them by their API
 	"internal/target/machine":      5,
 	"internal/gate":                5,
 	"internal/journal":             5,
