@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -16,7 +17,10 @@ func (a *app) abortCmd() *cobra.Command {
 		Example: "  fairlead abort\n  fairlead abort shop --env staging",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, m, err := a.target(args)
+			if s := a.elsewhere(strings.Join(args, "")); s != nil {
+				return a.resumeFleet(cmd.Context(), true)
+			}
+			c, m, err := a.target(cmd.Context(), args)
 			if err != nil {
 				return err
 			}

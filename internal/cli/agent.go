@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,7 +44,7 @@ func (a *app) agentCmd() *cobra.Command {
 		sub("stop", "Stop the three processes and every instance", "stop ends the agent, then the edge, then every instance in order. It all comes back with `agent start`.", a.agentStop),
 		sub("status", "Show which processes run", "status shows the three processes.", a.agentStatus),
 		sub("upgrade", "Replace the three processes by this program's version", "upgrade loses no request: the edge hands its sockets on, the supervisor's instances are adopted.", a.agentUpgrade),
-		a.agentInstallCmd(), a.agentPolicyCmd(),
+		a.agentInstallCmd(), a.agentPolicyCmd(), a.agentConnectCmd(),
 	)
 	return c
 }
@@ -122,6 +123,33 @@ func (a *app) agentStatus(ctx context.Context, d home.Dirs) error {
 		}
 		fmt.Fprintf(w, "state       %s\nsockets     %s\n", d.State, d.Run)
 	})
+}
+
+// agentConnectCmd is how another machine reaches this one's agent: through the command's own input and output.
+func (a *app) agentConnectCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:    "connect",
+		Short:  "Pass what is said on this command's input and output on to the agent",
+		Args:   cobra.NoArgs,
+		Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := a.dirs()
+			if err != nil {
+				return err
+			}
+			c, err := (&net.Dialer{}).DialContext(cmd.Context(), "unix", d.Sock(home.Agent))
+			if err != nil {
+				return fail.New(fail.Unavailable, "", "the agent does not answer: %w", err).Hinted("`fairlead host add` starts it")
+			}
+			defer c.Close()
+			go func() {
+				io.Copy(c, os.Stdin)
+				c.(*net.UnixConn).CloseWrite() //nolint:errcheck // who is gone needs not be told
+			}()
+			_, err = io.Copy(a.Stdout, c)
+			return err
+		},
+	}
 }
 
 func (a *app) agentInstallCmd() *cobra.Command {

@@ -25,7 +25,7 @@ func (a *app) alertsCmd() *cobra.Command {
 		Example: "  fairlead alerts\n  fairlead alerts config alerts.yaml\n  fairlead alerts silence service=shop --for 2h --reason \"moving house\"",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -133,7 +133,7 @@ func (a *app) silenceCmd() *cobra.Command {
 			if s.Why == "" || d <= 0 {
 				return fail.New(fail.Usage, "silence", "a silence has a reason and an end").Hinted("add --reason \"...\" and --for 2h")
 			}
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -157,7 +157,7 @@ func (a *app) unsilenceCmd() *cobra.Command {
 		Use: "unsilence ID", Short: "End a silence", Long: "unsilence ends a silence; what it kept back and still holds is told.\n" + exitCodes,
 		Example: "  fairlead alerts unsilence 3f2a", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -171,7 +171,7 @@ func (a *app) sentCmd() *cobra.Command {
 		Use: "sent", Short: "Show what was sent to whom", Long: "sent shows the last 1,000 messages, and how their delivery ended.\n" + exitCodes,
 		Example: "  fairlead alerts sent", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -203,7 +203,7 @@ func (a *app) alertsTestCmd() *cobra.Command {
 		Use: "test RECEIVER", Short: "Send a made-up alert to a receiver", Long: "test sends one alert to a receiver and says whether it was delivered.\n" + exitCodes,
 		Example: "  fairlead alerts test chat", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}

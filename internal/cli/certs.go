@@ -22,7 +22,7 @@ func (a *app) certsCmd() *cobra.Command {
 		Example: "  fairlead certs\n  fairlead certs --root > root.pem && curl --cacert root.pem https://shop.localhost:8443",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -92,7 +92,7 @@ func (a *app) rehearse(r rehearsal) *cobra.Command {
 	c := &cobra.Command{
 		Use: r.what + " [SERVICE]", Short: r.short, Long: r.long + exitCodes, Example: r.example, Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, m, err := a.target(args)
+			c, m, err := a.target(cmd.Context(), args)
 			if err != nil {
 				return err
 			}

@@ -26,7 +26,7 @@ func (a *app) historyCmd() *cobra.Command {
 		Example: "  fairlead history\n  fairlead history shop -n 50 --json\n  fairlead history shop 7",
 		Args:    cobra.MaximumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, m, err := a.target(args[:min(len(args), 1)])
+			c, m, err := a.target(cmd.Context(), args[:min(len(args), 1)])
 			if err != nil {
 				return err
 			}

@@ -28,7 +28,7 @@ func (a *app) logsCmd() *cobra.Command {
 			"  fairlead logs shop --access -f --level error",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, m, err := a.target(args)
+			c, m, err := a.target(cmd.Context(), args)
 			if err != nil {
 				return err
 			}

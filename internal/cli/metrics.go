@@ -27,7 +27,7 @@ func (a *app) metricsCmd() *cobra.Command {
 		Example: "  fairlead metrics | grep fairlead_edge_requests_total\n  fairlead metrics --listen 127.0.0.1:9090",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}

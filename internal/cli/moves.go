@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -45,8 +46,13 @@ func (a *app) rollbackCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if a.host != "" {
+				if d.Agent, err = a.onHost(cmd.Context()); err != nil {
+					return err
+				}
+			}
 			r, err := d.Rollback(cmd.Context(), name, release.ID(id))
-			return a.receipt(r, err)
+			return a.receipts(r, err)
 		},
 	}
 	c.Flags().StringVar(&service, "service", "", "service (default: that of the fairlead.yaml in this folder)")
@@ -66,9 +72,17 @@ func (a *app) restartCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if _, _, err := a.target(cmd.Context(), []string{name}); err != nil {
+				return err
+			}
 			d, err := a.deploy("")
 			if err != nil {
 				return err
+			}
+			if a.host != "" {
+				if d.Agent, err = a.onHost(cmd.Context()); err != nil {
+					return err
+				}
 			}
 			r, err := d.Restart(cmd.Context(), name)
 			return a.receipt(r, err)
@@ -84,7 +98,7 @@ func (a *app) stopCmd() *cobra.Command {
 		Example: "  fairlead stop\n  fairlead stop shop --env staging",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, m, err := a.target(args)
+			c, m, err := a.target(cmd.Context(), args)
 			if err != nil {
 				return err
 			}
@@ -107,7 +121,7 @@ func (a *app) rmCmd() *cobra.Command {
 		Example: "  fairlead rm shop --yes",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, m, err := a.target(args)
+			c, m, err := a.target(cmd.Context(), args)
 			if err != nil {
 				return err
 			}
@@ -129,17 +143,18 @@ func (a *app) rmCmd() *cobra.Command {
 	return a.withEnv(c)
 }
 
-// target names the service of a command and makes the agent's client.
-func (a *app) target(args []string) (*api.Client, api.Move, error) {
+// target names the service of a command that is about one machine, and makes the agent's client.
+func (a *app) target(ctx context.Context, args []string) (*api.Client, api.Move, error) {
 	name, err := a.service(args)
 	if err != nil {
 		return nil, api.Move{}, err
 	}
-	d, err := a.dirs()
-	if err != nil {
-		return nil, api.Move{}, err
+	if s := a.elsewhere(name); s != nil {
+		return nil, api.Move{}, fail.New(fail.Usage, "", "this is about one machine, and %s is on %d hosts in environment %s", name, len(s.Target.SSH), s.Environment).
+			Hinted("say which: --host %s", s.Target.SSH[0])
 	}
-	return api.Dial(d), api.Move{Service: name, Environment: a.environment(), By: who()}, nil
+	c, err := a.client(ctx)
+	return c, api.Move{Service: name, Environment: a.environment(), By: who()}, err
 }
 
 // confirm asks on a terminal; elsewhere only --yes counts.

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +24,8 @@ func (a *app) orderCmds() []*cobra.Command {
 		{do: api.OrderFreeze, short: "Hold a rollout at its step, whatever the gates say", done: "is frozen; `fairlead resume` lets it go on",
 			long: "freeze keeps the traffic split as it is and does not go back by itself either, as during a database migration.\nabort still does."},
 		{do: api.OrderResume, short: "Let a paused or frozen rollout go on", done: "goes on",
-			long: "resume ends a pause or a freeze. A gate that paused the rollout and still says no pauses it again: promote goes past it."},
+			long: "resume ends a pause or a freeze. A gate that paused the rollout and still says no pauses it again: promote goes past it.\n" +
+				"On the hosts of an environment it goes on with a rollout over them that nobody leads any more."},
 		{do: api.OrderPromote, short: "End the step that a rollout is at, whatever the gates say of it", done: "goes to its next step",
 			long: "promote goes on to the next step at once; --all goes through all of them. Who and why is in the rollout's record."},
 		{do: api.OrderApprove, short: "Say yes to a rollout that waits for approval", done: "is approved", needsWhy: true,
@@ -46,7 +48,10 @@ func (a *app) orderCmd(o order) *cobra.Command {
 			if o.needsWhy && why == "" {
 				return fail.New(fail.Usage, o.do, "an approval has a reason").Hinted("add --reason \"...\"")
 			}
-			c, m, err := a.target(args)
+			if o.do == api.OrderResume && a.elsewhere(strings.Join(args, "")) != nil {
+				return a.resumeFleet(cmd.Context(), false)
+			}
+			c, m, err := a.target(cmd.Context(), args)
 			if err != nil {
 				return err
 			}
@@ -94,7 +99,7 @@ func (a *app) watchCmd() *cobra.Command {
 		Example: "  fairlead watch\n  fairlead watch shop --json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, m, err := a.target(args)
+			c, m, err := a.target(cmd.Context(), args)
 			if err != nil {
 				return err
 			}

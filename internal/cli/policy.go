@@ -22,7 +22,7 @@ func (a *app) agentPolicyCmd() *cobra.Command {
 		Example: "  fairlead agent policy\n  fairlead agent policy policy.yaml",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}

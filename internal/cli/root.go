@@ -41,8 +41,13 @@ type app struct {
 	wait     bool
 	plain    bool // registries: --plain-http
 	loose    bool // registries: --insecure-tls
-	ui       *progress
-	usage    bool // the command line itself was wrong
+
+	host      string // another machine, over SSH; "" for this one
+	sshConfig string
+	acceptNew bool
+	atEnd     []func()
+	ui        *progress
+	usage     bool // the command line itself was wrong
 }
 
 // Main runs one command and returns the process's exit code.
@@ -56,6 +61,9 @@ func Main(ctx context.Context, args []string, env Env) int {
 	err := root.ExecuteContext(ctx)
 	if a.ui != nil {
 		a.ui.close()
+	}
+	for _, f := range a.atEnd {
+		f()
 	}
 	if err == nil {
 		return fail.ExitDone
@@ -95,6 +103,9 @@ func (a *app) root() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON: one event or object a line")
+	root.PersistentFlags().StringVar(&a.host, "host", "", "work on that machine, over SSH: `[USER@]HOST`, or a Host of ssh's configuration")
+	root.PersistentFlags().StringVar(&a.sshConfig, "ssh-config", "", "ssh's configuration `FILE`, in place of ~/.ssh/config")
+	root.PersistentFlags().BoolVar(&a.acceptNew, "accept-new", false, "take and write down the keys of hosts that are not known yet")
 	root.PersistentPreRun = func(*cobra.Command, []string) {
 		a.usage = false
 		a.ui = newProgress(a.Stderr, a.Stdout, a.json, a.Getenv)
@@ -102,11 +113,11 @@ func (a *app) root() *cobra.Command {
 	root.AddGroup(&cobra.Group{ID: "deploy", Title: "Deploy:"}, &cobra.Group{ID: "build", Title: "The artifact:"}, &cobra.Group{ID: "look", Title: "Look:"},
 		&cobra.Group{ID: "spec", Title: "The spec:"}, &cobra.Group{ID: "machine", Title: "The machine:"})
 	for group, cmds := range map[string][]*cobra.Command{
-		"deploy":  append(a.orderCmds(), a.upCmd(), a.planCmd(), a.rollbackCmd(), a.restartCmd(), a.watchCmd(), a.drillCmd(), a.abortCmd(), a.stopCmd(), a.rmCmd()),
+		"deploy":  append(a.orderCmds(), a.upCmd(), a.planCmd(), a.rollbackCmd(), a.restartCmd(), a.watchCmd(), a.healCmd(), a.drillCmd(), a.abortCmd(), a.stopCmd(), a.rmCmd()),
 		"look":    {a.statusCmd(), a.historyCmd(), a.logsCmd(), a.metricsCmd(), a.alertsCmd()},
 		"build":   {a.buildCmd(), a.inspectCmd(), a.verifyCmd(), a.pushCmd(), a.pullCmd(), a.exportCmd(), a.keysCmd()},
 		"spec":    {a.initCmd(), a.checkCmd(), a.configCmd(), a.schemaCmd()},
-		"machine": {a.agentCmd(), a.certsCmd(), a.daemonCmd(), a.burnCmd()},
+		"machine": {a.hostCmd(), a.agentCmd(), a.certsCmd(), a.daemonCmd(), a.burnCmd()},
 	} {
 		for _, c := range cmds {
 			c.GroupID = group
@@ -149,11 +160,14 @@ func (a *app) deploy(dir string) (deploy.Deploy, error) {
 		return deploy.Deploy{}, err
 	}
 	return deploy.Deploy{Dir: dir, Env: a.env, Dirs: d, Exe: exe, Version: a.Version.resolve().Version, By: who(), Getenv: a.Getenv, Events: a.ui.event,
-		Passphrase: a.passphrase, Registry: a.registry(), Delta: a.delta, Strategy: a.strategy, LeavePaused: !a.wait && !isTerminal(a.Stderr)}, nil
+		Passphrase: a.passphrase, Registry: a.registry(), SSH: a.ssh(), Delta: a.delta, Strategy: a.strategy, LeavePaused: !a.wait && !isTerminal(a.Stderr)}, nil
 }
 
-// client reaches this machine's agent.
-func (a *app) client() (*api.Client, error) {
+// client reaches the agent that a command is about: this machine's, or with --host another one's.
+func (a *app) client(ctx context.Context) (*api.Client, error) {
+	if a.host != "" {
+		return a.onHost(ctx)
+	}
 	d, err := a.dirs()
 	if err != nil {
 		return nil, err
@@ -163,6 +177,9 @@ func (a *app) client() (*api.Client, error) {
 
 // running is client for commands that start the agent where none runs.
 func (a *app) running(ctx context.Context) (*api.Client, error) {
+	if a.host != "" {
+		return a.onHost(ctx)
+	}
 	d, err := a.dirs()
 	if err != nil {
 		return nil, err

@@ -20,19 +20,22 @@ func (a *app) statusCmd() *cobra.Command {
 	return a.withEnv(&cobra.Command{
 		Use:     "status [SERVICE]",
 		Short:   "Show services, releases, instances and traffic",
-		Long:    "status shows what really runs and really gets traffic on this machine.\n" + exitCodes,
+		Long:    "status shows what really runs and really gets traffic: on this machine, or on the hosts of the\nenvironment in this folder's fairlead.yaml.\n" + exitCodes,
 		Example: "  fairlead status\n  fairlead status shop --json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := a.dirs()
-			if err != nil {
-				return err
-			}
 			name := ""
 			if len(args) > 0 {
 				name = args[0]
 			}
-			st, err := api.Dial(d).Status(cmd.Context(), name, a.env)
+			if s := a.elsewhere(name); s != nil {
+				return a.fleetStatus(cmd.Context(), s, s.Service)
+			}
+			c, err := a.client(cmd.Context())
+			if err != nil {
+				return err
+			}
+			st, err := c.Status(cmd.Context(), name, a.env)
 			if err != nil {
 				return err
 			}

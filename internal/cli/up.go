@@ -20,7 +20,7 @@ func (a *app) upCmd() *cobra.Command {
 		Long: "up checks the source and the machine, builds a static program, starts it beside what runs, moves the traffic once it is\n" +
 			"ready, watches it, and prints a receipt of what the clients saw. When anything fails, the old release serves as before.\n" +
 			"The first up on a machine starts fairlead's three processes; they outlive the terminal.\n" + exitCodes,
-		Example: "  fairlead up\n  fairlead up examples/hello\n  fairlead up --env staging --json",
+		Example: "  fairlead up\n  fairlead up examples/hello\n  fairlead up --env staging --json\n  fairlead up --env production   # on the hosts in its target.ssh",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := a.deploy(folder(args))
@@ -30,8 +30,11 @@ func (a *app) upCmd() *cobra.Command {
 			if !slices.Contains([]string{deploy.DeltaAuto, deploy.DeltaAlways, deploy.DeltaNever}, a.delta) {
 				return fail.New(fail.Usage, "--delta", "%q is not one of auto, always, never", a.delta)
 			}
+			if a.host != "" {
+				return fail.New(fail.Usage, "--host", "a deploy goes where the spec says").Hinted("write `target: {ssh: [%s]}` into fairlead.yaml, there or in an environment", a.host)
+			}
 			r, err := d.Up(cmd.Context())
-			return a.receipt(r, err)
+			return a.receipts(r, err)
 		},
 	}
 	c.Flags().StringVar(&a.strategy, "strategy", "", "in place of release.strategy: recreate, rolling, blue-green or canary")
@@ -45,6 +48,14 @@ func folder(args []string) string {
 		return args[0]
 	}
 	return "."
+}
+
+// receipts is receipt for a command that may be about a fleet.
+func (a *app) receipts(r deploy.Receipt, err error) error {
+	if r.Fleet != nil {
+		return a.fleetReceipt(r.Fleet, err)
+	}
+	return a.receipt(r.Machine, err)
 }
 
 // receipt prints what a rollout cost and passes its error on.
@@ -74,14 +85,7 @@ func writeReceipt(w io.Writer, r *api.Receipt, s styles) {
 		head = fmt.Sprintf("%s: %s", r.Service, r.Outcome)
 	}
 	fmt.Fprintf(w, "%s, %s\n", s.bold(head), short(r.Took))
-	failed := s.good("0 failed")
-	if r.Failed > 0 {
-		failed = s.bad(fmt.Sprintf("%d failed", r.Failed))
-		if r.Undelivered > 0 {
-			failed += fmt.Sprintf(" (%d of them not answered by any instance)", r.Undelivered)
-		}
-	}
-	fmt.Fprintf(w, "  requests  %d served meanwhile, %s, longest gap %s\n", r.Requests-r.Failed, failed, short(r.Gap))
+	fmt.Fprintf(w, "  requests  %d served meanwhile, %s, longest gap %s\n", r.Requests-r.Failed, failedText(r.Failed, r.Undelivered, s), short(r.Gap))
 	if r.Recovered > 0 {
 		fmt.Fprintf(w, "  recovered release %d had all traffic %s after the decision\n", r.From, short(r.Recovered))
 	}
@@ -96,6 +100,17 @@ func writeReceipt(w io.Writer, r *api.Receipt, s styles) {
 	if r.Outcome == "done" {
 		fmt.Fprintf(w, "  %s\n", s.bold(r.URL))
 	}
+}
+
+func failedText(failed, undelivered uint64, s styles) string {
+	if failed == 0 {
+		return s.good("0 failed")
+	}
+	text := s.bad(fmt.Sprintf("%d failed", failed))
+	if undelivered > 0 {
+		text += fmt.Sprintf(" (%d of them not answered by any instance)", undelivered)
+	}
+	return text
 }
 
 // short writes a duration with three digits at most.

@@ -28,6 +28,9 @@ type Made struct {
 	Spec   *spec.Spec
 	Source build.Source
 	output *build.Output
+
+	mu      sync.Mutex
+	patches map[string]patch // that were made for machines
 }
 
 // ahead is what takes a while and begins while the go command works, as soon as that compiles something.

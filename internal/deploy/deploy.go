@@ -7,6 +7,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/preflight"
 	"github.com/fairlead-dev/fairlead/internal/registry"
 	"github.com/fairlead-dev/fairlead/internal/release"
+	"github.com/fairlead-dev/fairlead/internal/remote"
 	"github.com/fairlead-dev/fairlead/internal/rollout"
 	"github.com/fairlead-dev/fairlead/internal/spec"
 )
@@ -44,20 +46,32 @@ type Deploy struct {
 	// Passphrase asks a person; it fails where there is none.
 	Passphrase func(prompt string) ([]byte, error)
 	Registry   registry.Options
-	Delta      string // when a machine is sent only what changed: DeltaAuto (also ""), DeltaAlways or DeltaNever
+	Agent      *api.Client    // of the machine that Rollback and Restart are about; nil for this one's
+	SSH        remote.Options // how hosts are reached; Getenv and Passphrase are those above
+	Delta      string         // when a machine is sent only what changed: DeltaAuto (also ""), DeltaAlways or DeltaNever
 }
 
 // Up deploys the source in Dir: it returns the receipt once the new release serves all traffic, or an error after which
 // the old one serves as before.
-func (d Deploy) Up(ctx context.Context) (*api.Receipt, error) {
+func (d Deploy) Up(ctx context.Context) (r Receipt, err error) {
 	s, err := d.load()
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	secrets, err := readSecrets(s, d.Getenv)
 	if err != nil {
-		return nil, err
+		return r, err
 	}
+	if len(s.Target.SSH) > 0 {
+		r.Fleet, err = d.upFleet(ctx, s, secrets)
+	} else {
+		r.Machine, err = d.upHere(ctx, s, secrets)
+	}
+	return r, err
+}
+
+// upHere is Up where the target is this machine.
+func (d Deploy) upHere(ctx context.Context, s *spec.Spec, secrets map[string]string) (*api.Receipt, error) {
 	if err := d.preflight(ctx, s); err != nil {
 		return nil, err
 	}
@@ -94,7 +108,7 @@ func (d Deploy) Plan(ctx context.Context) (rollout.Plan, string, error) {
 	if err != nil {
 		return p, "", err
 	}
-	if err := d.preflight(ctx, s); err != nil {
+	if err := cmp.Or(refuseFleet(s, "plan"), d.preflight(ctx, s)); err != nil {
 		return p, "", err
 	}
 	made, err := d.make(ctx, s)
@@ -128,7 +142,7 @@ func (d Deploy) Check(ctx context.Context, o CheckOptions) ([]preflight.Finding,
 	if o.VulnDB != "" {
 		s.Build.Vulns.DB = o.VulnDB
 	}
-	p := d.checks(ctx, s)
+	p := preflightFor(d.checks(ctx, s), s)
 	p.Vulns = o.Vulns
 	if !o.Fix {
 		return preflight.Run(ctx, p, d.Events)
@@ -148,18 +162,23 @@ func (d Deploy) Check(ctx context.Context, o CheckOptions) ([]preflight.Finding,
 }
 
 // Rollback goes back to release id, or to the one before when id is 0.
-func (d Deploy) Rollback(ctx context.Context, service string, id release.ID) (*api.Receipt, error) {
-	c := api.Dial(d.Dirs)
+func (d Deploy) Rollback(ctx context.Context, service string, id release.ID) (r Receipt, err error) {
+	if s := d.elsewhere(service); s != nil && d.Agent == nil {
+		r.Fleet, err = d.rollbackFleet(ctx, s, id)
+		return r, err
+	}
+	c := d.agent()
 	started, err := c.Rollback(ctx, d.move(service, id))
 	if err != nil {
-		return nil, err
+		return r, err
 	}
-	return d.follow(ctx, c, started.Rollout)
+	r.Machine, err = d.follow(ctx, c, started.Rollout)
+	return r, err
 }
 
 // Restart replaces every instance of the current release by a new one, without a gap.
 func (d Deploy) Restart(ctx context.Context, service string) (*api.Receipt, error) {
-	c := api.Dial(d.Dirs)
+	c := d.agent()
 	started, err := c.Restart(ctx, d.move(service, 0))
 	if err != nil {
 		return nil, err
@@ -179,6 +198,13 @@ func (d Deploy) load() (*spec.Spec, error) {
 	return s, err
 }
 
+func (d Deploy) agent() *api.Client {
+	if d.Agent != nil {
+		return d.Agent
+	}
+	return api.Dial(d.Dirs)
+}
+
 func (d Deploy) move(service string, id release.ID) api.Move {
 	return api.Move{Service: service, Environment: d.env(), Release: id, By: d.By}
 }
@@ -191,7 +217,7 @@ func (d Deploy) env() string {
 }
 
 func (d Deploy) preflight(ctx context.Context, s *spec.Spec) error {
-	p := d.checks(ctx, s)
+	p := preflightFor(d.checks(ctx, s), s)
 	p.VerifyEvery = 24 * time.Hour // `fairlead check` always makes it
 	found, err := preflight.Run(ctx, p, d.Events)
 	if err != nil {

@@ -77,8 +77,32 @@ func (d Deploy) send(ctx context.Context, c *api.Client, m *Made, w depot.Wanted
 	return nil
 }
 
-// delta makes a patch from a layer that both sides have. There may be none, or none that is worth it.
-func (m *Made) delta(ctx context.Context, w depot.Wanted) (patch []byte, base string, err error) {
+// delta makes a patch from a layer that both sides have. There may be none, or none that is worth it. Several machines that lack the
+// same have it made once.
+func (m *Made) delta(ctx context.Context, w depot.Wanted) ([]byte, string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := fmt.Sprint(w.Layer.DiffID, w.Bases)
+	if p, ok := m.patches[key]; ok {
+		return p.bytes, p.base, nil
+	}
+	b, base, err := m.patch(ctx, w)
+	if err == nil {
+		if m.patches == nil {
+			m.patches = map[string]patch{}
+		}
+		m.patches[key] = patch{b, base}
+	}
+	return b, base, err
+}
+
+// patch is what leads from a layer to the one that was made; no bytes where there is none.
+type patch struct {
+	bytes []byte
+	base  string
+}
+
+func (m *Made) patch(ctx context.Context, w depot.Wanted) (patch []byte, base string, err error) {
 	old, base, err := m.common(ctx, w)
 	if err != nil || old == nil {
 		return nil, "", err
