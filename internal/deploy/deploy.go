@@ -3,11 +3,10 @@
 //	load spec -> preflight -> build -> bundle -> publish -> plan -> run the rollout -> receipt -> history
 //
 // Everything up to the plan happens here and changes nothing. The rollout itself runs in the agent, so that it goes on or
-// goes back by itself when this process is ended.
+// goes back by itself when this process is ended. Over several machines it runs in the agent of each, led from here.
 package deploy
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/fleet"
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/platform"
 	"github.com/fairlead-dev/fairlead/internal/preflight"
@@ -101,29 +101,40 @@ func (d Deploy) upHere(ctx context.Context, s *spec.Spec, secrets map[string]str
 	return d.follow(ctx, machine, started.Rollout)
 }
 
+// Planned is what a deploy would do: on this machine, or on a fleet.
+type Planned struct {
+	Machine rollout.Plan
+	URL     string
+	Fleet   *fleet.Plan
+}
+
 // Plan is Up without its last step: it says what would happen and changes nothing that serves.
-func (d Deploy) Plan(ctx context.Context) (rollout.Plan, string, error) {
-	var p rollout.Plan
+func (d Deploy) Plan(ctx context.Context) (p Planned, err error) {
 	s, err := d.load()
 	if err != nil {
-		return p, "", err
+		return p, err
 	}
-	if err := cmp.Or(refuseFleet(s, "plan"), d.preflight(ctx, s)); err != nil {
-		return p, "", err
+	if len(s.Target.SSH) > 0 {
+		p.Fleet, err = d.planFleet(ctx, s)
+		return p, err
+	}
+	if err := d.preflight(ctx, s); err != nil {
+		return p, err
 	}
 	made, err := d.make(ctx, s)
 	if err != nil {
-		return p, "", err
+		return p, err
 	}
 	machine, err := agent.Up(ctx, d.Dirs, d.Exe)
 	if err != nil {
-		return p, "", err
+		return p, err
 	}
 	planned, err := machine.Plan(ctx, d.draft(made, nil))
 	if err != nil {
-		return p, "", err
+		return p, err
 	}
-	return p, planned.URL, json.Unmarshal(planned.Plan, &p)
+	p.URL = planned.URL
+	return p, json.Unmarshal(planned.Plan, &p.Machine)
 }
 
 // CheckOptions say how far a check goes.

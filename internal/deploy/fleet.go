@@ -25,31 +25,56 @@ type Receipt struct {
 // upFleet is Up where the environment's target is machines that are reached over SSH: the same artifact goes to all of them before anything
 // is changed on one, and each one's agent runs its part.
 func (d Deploy) upFleet(ctx context.Context, s *spec.Spec, secrets map[string]string) (*fleet.Receipt, error) {
-	if err := d.preflight(ctx, s); err != nil {
-		return nil, err
-	}
-	f, err := d.open(ctx, s)
+	f, made, err := d.makeFor(ctx, s)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if err := buildFor(s, f); err != nil {
-		return nil, err
-	}
-	made, err := d.make(ctx, s)
-	if err != nil {
-		return nil, err
-	}
 	if err := f.Prepare(ctx, d.Exe); err != nil {
 		return nil, err
 	}
-	return f.Roll(ctx, fleet.Rollout{Kind: api.FleetDeploy, Service: s.Service, Environment: s.Environment, Fleet: s.Release.Fleet,
+	return f.Roll(ctx, d.over(s, made, secrets))
+}
+
+// planFleet is upFleet without what changes anything on a host.
+func (d Deploy) planFleet(ctx context.Context, s *spec.Spec) (*fleet.Plan, error) {
+	f, made, err := d.makeFor(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	p := f.Plan(ctx, d.over(s, made, nil))
+	return &p, nil
+}
+
+// makeFor builds for the hosts of s, to which it connects first: they say for which platforms. The caller closes the fleet.
+func (d Deploy) makeFor(ctx context.Context, s *spec.Spec) (*fleet.Fleet, *Made, error) {
+	if err := d.preflight(ctx, s); err != nil {
+		return nil, nil, err
+	}
+	f, err := d.open(ctx, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	var made *Made
+	if err = buildFor(s, f); err == nil {
+		made, err = d.make(ctx, s)
+	}
+	if err != nil {
+		f.Close()
+	}
+	return f, made, err
+}
+
+// over is a deploy as the fleet sees it.
+func (d Deploy) over(s *spec.Spec, made *Made, secrets map[string]string) fleet.Rollout {
+	return fleet.Rollout{Kind: api.FleetDeploy, Service: s.Service, Environment: s.Environment, Fleet: s.Release.Fleet,
 		Ready: func(ctx context.Context, h *fleet.Host) error { return d.to(h).publish(ctx, h.Client, made) },
 		Draft: func(h *fleet.Host) api.Draft {
 			draft := d.draft(made, secrets)
 			draft.Artifact = made.artifact(h.Facts.Platform)
 			return draft
-		}})
+		}}
 }
 
 // to is d for what is sent to a host: its events name it, and what it has already is not sent again, as the way there is long.
@@ -138,13 +163,4 @@ func buildFor(s *spec.Spec, f *fleet.Fleet) error {
 func preflightFor(p preflight.Params, s *spec.Spec) preflight.Params {
 	p.Elsewhere = len(s.Target.SSH) > 0
 	return p
-}
-
-// refuseFleet says that a command is for one machine only.
-func refuseFleet(s *spec.Spec, command string) error {
-	if len(s.Target.SSH) == 0 {
-		return nil
-	}
-	return fail.New(fail.Usage, "", "%s is about one machine, and the target of environment %s is %d hosts", command, s.Environment, len(s.Target.SSH)).
-		Hinted("`fairlead up --env %s` plans its part on every host before it changes anything on one", s.Environment)
 }
