@@ -159,7 +159,8 @@ func (a *Agent) stage(ctx context.Context, in api.Staging) (api.Planned, error) 
 		return api.Planned{}, err
 	}
 	s.Part.To, s.Part.Rollout, s.Part.Decided = i.release.ID, 0, ""
-	s.Part.Until = time.Now().Add(api.LeaderFor)
+	s.Part.Staged = time.Now()
+	s.Part.Until = s.Part.Staged.Add(api.LeaderFor)
 	if err := a.keepPart(s); err != nil {
 		return api.Planned{}, err
 	}
@@ -205,7 +206,7 @@ func (a *Agent) beginPart(ctx context.Context, s *staged, t api.Turn) (int64, er
 // begun is the rollout that was begun for a part; 0 for none.
 func (a *Agent) begun(ctx context.Context, p *api.Part) (int64, error) {
 	last, err := a.journal.History(ctx, p.Service, p.Environment, 1)
-	if err != nil || len(last) == 0 || last[0].Plan.New != p.To || last[0].Started.Before(p.Started) {
+	if err != nil || len(last) == 0 || last[0].Plan.New != p.To || last[0].Started.Before(p.Staged) {
 		return 0, err
 	}
 	return last[0].ID, nil
@@ -217,7 +218,10 @@ func (a *Agent) lead(_ context.Context, s *staged, t api.Turn) (int64, error) {
 	if p.Leader != t.By && time.Now().Before(p.Until) {
 		return 0, fail.New(fail.Busy, "lead the rollout of "+p.Service, "%s does", p.Leader).Hinted("wait for it")
 	}
-	p.Leader, p.Until = t.By, time.Now().Add(api.LeaderFor)
+	p.Leader, p.Until = t.By, time.Now()
+	if !t.Leaves {
+		p.Until = p.Until.Add(api.LeaderFor)
+	}
 	return p.Rollout, a.keepPart(s)
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/release"
 )
 
 // last is the newest rollout that a host has a part in, with the part of each that has one in it.
@@ -38,15 +39,22 @@ func decided(parts []*api.Part) string {
 	return ""
 }
 
-// found makes a leader of the newest rollout that the hosts know, and says how it ended; nil where there was none.
-func (f *Fleet) found(ctx context.Context, service, env string) (l *lead, parts []*api.Part, err error) {
+// known is what the hosts know of the newest rollout. The parts and seats are in the hosts' order; a part is nil where a host has none.
+type known struct {
+	*lead
+	parts []*api.Part
+	seats []api.Seat
+}
+
+// found makes a leader of the newest rollout that the hosts know. A [fail.NotFound] says that there was none.
+func (f *Fleet) found(ctx context.Context, service, env string) (k known, err error) {
 	seats, errs := f.seats(ctx, service, env)
 	if !slices.Contains(errs, nil) {
-		return nil, nil, f.unreachable(errs, len(errs))
+		return k, f.unreachable(errs, len(errs))
 	}
 	newest, parts := last(seats)
 	if newest == nil {
-		return nil, nil, nil
+		return k, fail.New(fail.NotFound, "", "there was no rollout of %s over these hosts", service).Hinted("deploy it: `fairlead up --env %s`", env)
 	}
 	for i, err := range errs {
 		if err != nil {
@@ -54,68 +62,78 @@ func (f *Fleet) found(ctx context.Context, service, env string) (l *lead, parts 
 			f.Hosts[i].Err = err
 		}
 	}
-	return &lead{Fleet: f, fleet: newest.Fleet, began: time.Now(), ends: map[*Host]*HostReceipt{}}, parts, nil
+	return known{&lead{Fleet: f, fleet: newest.Fleet, began: time.Now(), ends: map[*Host]*HostReceipt{}}, parts, seats}, nil
 }
 
 // Resume goes on with the rollout that nobody leads any more; with back, every host goes back instead. A [fail.NotFound] says that there
 // is none, a [fail.Busy] that somebody leads it.
 func (f *Fleet) Resume(ctx context.Context, service, env string, back bool) (*Receipt, error) {
-	l, parts, err := f.found(ctx, service, env)
+	k, err := f.found(ctx, service, env)
 	if err != nil {
 		return nil, err
 	}
-	if l == nil || decided(parts) != "" {
-		return nil, fail.New(fail.NotFound, "", "no rollout of %s over these hosts is half way", service).Hinted("`fairlead status --env %s` shows what serves", env)
+	if decided(k.parts) != "" {
+		return nil, fail.New(fail.NotFound, "", "no rollout of %s over these hosts is half way", service).
+			Hinted("`fairlead status --env %s` shows what serves, and `fairlead heal --env %s` tells hosts that were lost how it was decided", env, env)
 	}
-	for i, err := range f.each(f.Hosts, func(h *Host) error { return h.Client.Lead(ctx, l.turn("")) }) {
-		if k := fail.KindOf(err); k == fail.Busy {
+	for i, err := range f.each(f.Hosts, func(h *Host) error { return h.Client.Lead(ctx, k.turn("")) }) {
+		if fail.KindOf(err) == fail.Busy {
 			return nil, on(f.Hosts[i], err)
 		}
 	}
 	if back {
-		return l.back(ctx, fail.New(fail.RolledBack, "", "%s said so", f.By))
+		return k.back(ctx, fail.New(fail.RolledBack, "", "%s said so", f.By))
 	}
-	l.announce()
-	return l.run(ctx)
+	k.announce()
+	return k.run(ctx)
 }
 
 // Heal makes hosts that were lost in the last rollout what the others are: it tells them how it was decided, and those that have what they need do
-// their part now. A host that has no part in it needs a deploy.
+// their part now. A host that has no part in it, or failed in it, needs a deploy.
 func (f *Fleet) Heal(ctx context.Context, service, env string) (*Receipt, error) {
-	l, parts, err := f.found(ctx, service, env)
+	k, err := f.found(ctx, service, env)
 	if err != nil {
 		return nil, err
 	}
-	if l == nil {
-		return nil, fail.New(fail.NotFound, "", "there was no rollout of %s over these hosts", service).Hinted("deploy it: `fairlead up --env %s`", env)
-	}
-	end := decided(parts)
+	end := decided(k.parts)
 	if end == "" {
 		return nil, fail.New(fail.Usage, "", "the rollout of %s was not decided: it is half way", service).Hinted("`fairlead resume --env %s` goes on with it", env)
 	}
 	var lines []string
-	for i, err := range f.each(f.Hosts, func(h *Host) error { return l.heal(ctx, h, parts[slices.Index(f.Hosts, h)], end) }) {
+	for i, err := range f.each(f.Hosts, func(h *Host) error {
+		n := slices.Index(f.Hosts, h)
+		return k.heal(ctx, h, k.parts[n], k.seats[n].Current, end)
+	}) {
 		if err != nil {
-			l.ended(f.Hosts[i], nil, err)
+			k.ended(f.Hosts[i], nil, err)
 			lines = append(lines, fmt.Sprintf("%s: %v", f.Hosts[i].Name, err))
 		}
 	}
 	if len(lines) > 0 {
-		return l.receipt("not healed"), fail.New(fail.Unavailable, "", "%d of %d hosts are not what the others are", len(lines), len(f.Hosts)).WithLines(lines).
+		return k.receipt("not healed"), fail.New(fail.Unavailable, "", "%d of %d hosts are not what the others are", len(lines), len(f.Hosts)).WithLines(lines).
 			Hinted("run it again when they answer; `fairlead up --env %s` gives them all the same release", env)
 	}
-	return l.receipt("done"), nil
+	return k.receipt("done"), nil
 }
 
-func (l *lead) heal(ctx context.Context, h *Host, p *api.Part, end string) error {
-	if p == nil {
+// heal has a host that serves a release do what was decided in the end.
+func (l *lead) heal(ctx context.Context, h *Host, p *api.Part, serves release.ID, end string) error {
+	wanted := release.ID(0)
+	if p != nil {
+		if wanted = p.To; end == api.DecidedOld {
+			wanted = p.Old
+		}
+	}
+	switch {
+	case p == nil:
 		return fail.New(fail.Unavailable, "", "it has no part in the last rollout").Hinted("`fairlead up --env %s`", l.fleet.Environment)
-	}
-	if p.Decided == end && (end == api.DecidedOld || p.Rollout != 0) {
+	case p.Decided == end && serves == wanted:
+		l.ended(h, nil, nil)
 		return nil
-	}
-	if end == api.DecidedOld {
+	case end == api.DecidedOld:
 		return l.backOn(ctx, h)
+	case p.Rollout != 0 && p.Decided == end:
+		return fail.New(fail.Unavailable, "", "release %d failed there, and release %d serves", p.To, serves).Hinted("`fairlead up --env %s`", l.fleet.Environment)
 	}
 	if _, err := l.decide(ctx, h, end); err != nil {
 		return err

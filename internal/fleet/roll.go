@@ -141,6 +141,9 @@ func (f *Fleet) unreachable(errs []error, n int) error {
 		if err != nil {
 			names = append(names, f.Hosts[i].Name)
 			lines = append(lines, f.Hosts[i].Name+": "+err.Error())
+			if hint := fail.As(err).Hint; hint != "" {
+				lines = append(lines, "  "+hint)
+			}
 		}
 	}
 	return fail.New(fail.Unavailable, "", "%d of %d hosts cannot be reached (%s), and nothing was changed", n, len(f.Hosts), strings.Join(names, ", ")).
@@ -195,6 +198,8 @@ func (l *lead) run(ctx context.Context) (*Receipt, error) {
 		hosts := l.named(wave)
 		for i, err := range l.each(hosts, func(h *Host) error { return l.part(leading, h) }) {
 			if fail.KindOf(err) == fail.Paused {
+				stop(nil)
+				l.leave(ctx)
 				return l.receipt("paused"), on(hosts[i], err)
 			}
 			if err != nil {
@@ -316,6 +321,17 @@ func (l *lead) backOn(ctx context.Context, h *Host) error {
 		return nil
 	}
 	return err
+}
+
+// leave lets somebody else lead at once.
+func (l *lead) leave(ctx context.Context) {
+	l.each(l.Hosts, func(h *Host) error {
+		ctx, cancel := context.WithTimeout(ctx, answerWait)
+		defer cancel()
+		t := l.turn("")
+		t.Leaves = true
+		return h.Client.Lead(ctx, t)
+	})
 }
 
 // stayLeader tells the hosts that their leader is alive, until ctx is done. Somebody else who leads ends it with his error.

@@ -59,15 +59,22 @@ func (o *operator) at(t *testing.T, marker string, do func(*exec.Cmd), args ...s
 	return b.String(), cmd.ProcessState.ExitCode()
 }
 
+// inService is three hosts that serve version v0.
+func inService(t *testing.T, more string) (*hosts.Fleet, *operator) {
+	t.Helper()
+	f := hosts.Boot(t, "web1", "web2", "web3")
+	o := newOperator(t, f, more)
+	o.write(t, source{version: "v0"})
+	o.must(t, "up")
+	return f, o
+}
+
 // A host that is lost in the middle of a rollout: every other one goes back, none is held up for longer than it takes to notice, and when
 // the host comes back it is told.
 func TestHostIsLost(t *testing.T) {
-	f := hosts.Boot(t, "web1", "web2", "web3")
-	o := newOperator(t, f, "")
-	o.write(t, source{version: "old"})
-	o.must(t, "up")
+	f, o := inService(t, "")
 	lost := f.Host("web2")
-	serves := "old"
+	serves := "v0"
 	for _, tt := range []struct {
 		name       string
 		at         string
@@ -118,12 +125,51 @@ func (o *operator) heals(t *testing.T) {
 	}
 }
 
+// What is wrong with a host before anything began: where hosts may be missing the others go on, where its disk is full nothing is changed on any,
+// and one that is slow is waited for.
+func TestHostIsUnwell(t *testing.T) {
+	f, o := inService(t, "  fleet: {max_failures: 1, batch: 100%}")
+	unwell := f.Host("web2")
+
+	unwell.LinkDown(t)
+	o.write(t, source{version: "v1"})
+	if out := o.must(t, "up"); !strings.Contains(out, "web2") {
+		t.Errorf("nobody says what of web2:\n%s", out)
+	}
+	unwell.LinkUp(t)
+	for name, want := range map[string]string{"web1": "v1", "web2": "v0", "web3": "v1"} {
+		if got := version(f, f.Host(name)); got != want {
+			t.Errorf("%s serves %s, want %s", name, got, want)
+		}
+	}
+	if out, code := o.run(t, "heal"); code != fail.ExitFailed || !strings.Contains(out, "fairlead up --env production") {
+		t.Errorf("it has nothing to be healed with: exit code %d\n%s", code, out)
+	}
+	o.must(t, "up")
+	all(t, f, "v1")
+
+	unwell.FillDisk(t)
+	o.write(t, source{version: "v2"})
+	if out, code := o.run(t, "up"); code == 0 || !strings.Contains(out, "web2") || !strings.Contains(out, "no space left") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	all(t, f, "v1")
+	unwell.FreeDisk(t)
+	o.must(t, "up")
+	all(t, f, "v2")
+
+	unwell.Slow(t, 200*time.Millisecond, 0.05)
+	o.write(t, source{version: "v3"})
+	began := time.Now()
+	o.must(t, "up")
+	t.Logf("with a host 200 ms away that loses 5 %%: %v", time.Since(began).Round(100*time.Millisecond))
+	unwell.Fast(t)
+	all(t, f, "v3")
+}
+
 // The command line dies in the middle: the hosts stay as they are, nobody else comes between, and whoever comes next goes on.
 func TestLeaderDies(t *testing.T) {
-	f := hosts.Boot(t, "web1", "web2", "web3")
-	o := newOperator(t, f, "")
-	o.write(t, source{version: "v0"})
-	o.must(t, "up")
+	f, o := inService(t, "")
 	o.write(t, source{version: "v1"})
 	if _, code := o.at(t, "web2: make release", func(cmd *exec.Cmd) { cmd.Process.Kill() }, "up"); code != -1 {
 		t.Errorf("exit code %d", code)

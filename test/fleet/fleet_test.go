@@ -172,6 +172,9 @@ func TestThreeBareHosts(t *testing.T) {
 		t.Logf("from bare hosts to a service on three: %v", took)
 	}
 	all(t, f, "v0")
+	if out := o.must(t, "plan"); !strings.Contains(out, "wave 1, deploy@web1: shop (production), canary from release 1 to release 2") || !strings.Contains(out, "wave 3, deploy@web3: the same") {
+		t.Errorf("%s", out)
+	}
 	load := rig.Load{URL: "http://" + balancer(t, f) + "/", Clients: 4, Dial: f.Dial}.Start(t)
 	for n := 1; n <= 10; n++ {
 		v := fmt.Sprint("v", n)

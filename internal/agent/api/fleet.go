@@ -38,7 +38,8 @@ type Part struct {
 	Rollout int64      `json:"rollout,omitempty"` // the machine's own rollout; 0: not begun
 	Decided string     `json:"decided,omitempty"` // how it ended for the whole fleet; "" where that is not known here
 	Leader  string     `json:"leader"`            // who leads it
-	Until   time.Time  `json:"until"`             // and until when he is taken to be alive
+	Until   time.Time  `json:"until"`             // and until when he is taken to be alive, by the machine's clock
+	Staged  time.Time  `json:"staged,omitzero"`   // by the machine's clock
 }
 
 // How a fleet rollout ends: on every machine with the new release, or on every one with what served before.
@@ -72,6 +73,7 @@ type Turn struct {
 	Fleet       string `json:"fleet"` // its ID
 	By          string `json:"by"`
 	Decided     string `json:"decided,omitempty"`
+	Leaves      bool   `json:"leaves,omitempty"` // By leads it no more
 }
 
 // Seat returns what the machine knows of fleet rollouts of a service.
@@ -91,7 +93,7 @@ func (c *Client) Begin(ctx context.Context, t Turn) (s Started, err error) {
 	return s, c.c.Call(ctx, http.MethodPost, "/v1/fleet/begin", t, &s)
 }
 
-// Lead says that t.By leads it and is alive. It is refused with [fail.Busy] while somebody else is.
+// Lead says that t.By leads it and is alive, or leaves it to others. It is refused with [fail.Busy] while somebody else is.
 func (c *Client) Lead(ctx context.Context, t Turn) error {
 	return c.c.Call(ctx, http.MethodPost, "/v1/fleet/lead", t, nil)
 }
