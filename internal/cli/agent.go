@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/agent/api"
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
+	"github.com/fairlead-dev/fairlead/internal/fleet"
 	"github.com/fairlead-dev/fairlead/internal/home"
 	"github.com/fairlead-dev/fairlead/internal/keeper"
 )
@@ -44,7 +45,7 @@ func (a *app) agentCmd() *cobra.Command {
 		sub("stop", "Stop the three processes and every instance", "stop ends the agent, then the edge, then every instance in order. It all comes back with `agent start`.", a.agentStop),
 		sub("status", "Show which processes run", "status shows the three processes.", a.agentStatus),
 		sub("upgrade", "Replace the three processes by this program's version", "upgrade loses no request: the edge hands its sockets on, the supervisor's instances are adopted.", a.agentUpgrade),
-		a.agentInstallCmd(), a.agentPolicyCmd(), a.agentConnectCmd(),
+		a.agentInstallCmd(), a.agentPolicyCmd(), a.agentConnectCmd(), a.agentPatchCmd(),
 	)
 	return c
 }
@@ -148,6 +149,23 @@ func (a *app) agentConnectCmd() *cobra.Command {
 			}()
 			_, err = io.Copy(a.Stdout, c)
 			return err
+		},
+	}
+}
+
+// agentPatchCmd is how another machine brings this one a newer fairlead.
+func (a *app) agentPatchCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:    "patch NAME",
+		Short:  "Make another version of this program from a patch, and write it to standard output",
+		Args:   cobra.ExactArgs(1),
+		Hidden: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			exe, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			return fleet.ApplyPatch(exe, args[0], os.Stdin, a.Stdout)
 		},
 	}
 }

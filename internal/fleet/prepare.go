@@ -3,19 +3,10 @@ package fleet
 import (
 	"bytes"
 	"context"
-	"debug/elf"
-	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
-
-	"github.com/klauspost/compress/gzip"
 
 	"github.com/fairlead-dev/fairlead/internal/event"
 	"github.com/fairlead-dev/fairlead/internal/fail"
-	"github.com/fairlead-dev/fairlead/internal/keeper"
 	"github.com/fairlead-dev/fairlead/internal/platform"
 	"github.com/fairlead-dev/fairlead/internal/remote"
 )
@@ -79,14 +70,14 @@ func (f *Fleet) prepare(ctx context.Context, h *Host, files *programs) error {
 		return nil
 	}
 	tmp := "/var/tmp/" + p.name + ".new"
-	zipped, err := p.zipped()
+	n, err := h.send(ctx, p, tmp)
 	if err != nil {
 		return err
 	}
-	if err := h.upload(ctx, zipped, tmp); err != nil {
-		return err
+	f.told(h, event.Info, "sent fairlead, %.1f MB", float64(n)/1e6)
+	if err := p.keep(); err != nil {
+		f.told(h, event.Warn, "the next version will be sent whole: %v", err)
 	}
-	f.told(h, event.Info, "sent fairlead, %.1f MB", float64(len(zipped))/1e6)
 	defer h.run(context.WithoutCancel(ctx), remote.Command{Args: []string{"rm", "-f", tmp}, Root: true}) //nolint:errcheck // what is left there is found by its name
 	for _, args := range starts(h.Facts, tmp) {
 		if _, err := h.run(ctx, remote.Command{Args: args, Root: true}); err != nil {
@@ -109,83 +100,24 @@ func starts(h Facts, tmp string) [][]string {
 	return [][]string{{tmp, "agent", "start"}}
 }
 
-// upload writes a program to the host. It is there whole or not at all.
-func (h *Host) upload(ctx context.Context, zipped []byte, to string) error {
-	_, err := h.run(ctx, remote.Command{Args: []string{"sh", "-c", `umask 077; gzip -dc > "$1.part" && chmod 755 "$1.part" && mv "$1.part" "$1"`, "sh", to}, Root: true, Stdin: bytes.NewReader(zipped)})
-	return err
-}
-
-// file is a fairlead for a platform.
-type file struct {
-	name   string
-	zipped func() ([]byte, error) // with gzip, which every host has
-}
-
-// programs finds one for each platform.
-type programs struct {
-	exe string
-	mu  sync.Mutex
-	at  map[platform.Platform]func() (file, error)
-}
-
-func (p *programs) of(on platform.Platform) (file, error) {
-	p.mu.Lock()
-	find := p.at[on]
-	if find == nil {
-		find = sync.OnceValues(func() (file, error) { return p.find(on) })
-		p.at[on] = find
-	}
-	p.mu.Unlock()
-	return find()
-}
-
-// find takes the file beside this program that is named for the platform, or this program itself where it fits and needs no libraries.
-func (p *programs) find(on platform.Platform) (file, error) {
-	beside := filepath.Join(filepath.Dir(p.exe), "fairlead-"+on.OS+"-"+on.Arch)
-	path := p.exe
-	if _, err := os.Stat(beside); err == nil {
-		path = beside
-	}
-	if err := static(path, on); err != nil {
-		return file{}, fail.New(fail.Preflight, "", "there is no fairlead for %s here: %w", on, err).
-			Hinted("put one beside this one, as %s: GOOS=%s GOARCH=%s CGO_ENABLED=0 go build -o %s ./cmd/fairlead", filepath.Base(beside), on.OS, on.Arch, beside)
-	}
-	name, err := keeper.Name(path)
-	return file{name, sync.OnceValues(func() ([]byte, error) { return zip(path) })}, err
-}
-
-func zip(path string) ([]byte, error) {
-	in, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer in.Close()
-	var out bytes.Buffer
-	z, err := gzip.NewWriterLevel(&out, gzip.BestSpeed)
-	if err == nil {
-		_, err = io.Copy(z, in)
-	}
-	if err == nil {
-		err = z.Close()
-	}
-	return out.Bytes(), err
-}
-
-// static reports why a program does not run on any host of a platform.
-func static(path string, on platform.Platform) error {
-	f, err := elf.Open(path)
-	if err != nil {
-		return fmt.Errorf("%s is no program for Linux", path)
-	}
-	defer f.Close()
-	machine := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "riscv64": elf.EM_RISCV, "ppc64le": elf.EM_PPC64, "s390x": elf.EM_S390}
-	if f.Machine != machine[on.Arch] {
-		return fmt.Errorf("%s is for another processor", path)
-	}
-	for _, p := range f.Progs {
-		if p.Type == elf.PT_INTERP {
-			return fmt.Errorf("%s needs libraries of the host", path)
+// send brings the program to a file of the host, and returns how many bytes went there. Where an older one is there that we sent ourselves,
+// only what differs is sent.
+func (h *Host) send(ctx context.Context, p file, to string) (int, error) {
+	if patch, err := p.patch(ctx, h.Facts.Program); err == nil {
+		if err = h.write(ctx, `"`+program+`" agent patch `+p.name, patch, to); err == nil || lost(err) {
+			return len(patch), err
 		}
 	}
-	return nil
+	zipped, err := p.zipped()
+	if err != nil {
+		return 0, err
+	}
+	return len(zipped), h.write(ctx, "gzip -dc", zipped, to)
+}
+
+// write makes a program on the host of what a command there makes of in. It is there whole or not at all.
+func (h *Host) write(ctx context.Context, by string, in []byte, to string) error {
+	script := "umask 077; " + by + ` > "$1.part" && chmod 755 "$1.part" && mv "$1.part" "$1" || { rm -f "$1.part"; exit 1; }`
+	_, err := h.run(ctx, remote.Command{Args: []string{"sh", "-c", script, "sh", to}, Root: true, Stdin: bytes.NewReader(in)})
+	return err
 }

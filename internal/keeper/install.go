@@ -20,7 +20,7 @@ func Install(d home.Dirs, exe string) (changed bool, err error) {
 		return false, err
 	}
 	defer src.Close()
-	name, err := nameOf(src)
+	name, err := NameOf(src)
 	if err != nil {
 		return false, err
 	}
@@ -56,10 +56,11 @@ func Name(exe string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	return nameOf(f)
+	return NameOf(f)
 }
 
-func nameOf(exe io.Reader) (string, error) {
+// NameOf is [Name] of what exe reads.
+func NameOf(exe io.Reader) (string, error) {
 	h := sha256.New()
 	if _, err := io.Copy(h, exe); err != nil {
 		return "", err

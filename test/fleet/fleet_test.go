@@ -196,6 +196,26 @@ func TestThreeBareHosts(t *testing.T) {
 	if out := o.must(t, "status"); strings.Count(out, "release 11 ") != 3 {
 		t.Errorf("%s", out)
 	}
+	o.cli = newer(t)
+	if out := o.must(t, "host", "add"); strings.Count(out, "sent fairlead, 0.") != 3 || strings.Count(out, "fairlead runs\n") != 3 {
+		t.Errorf("a newer version was not sent as a patch:\n%s", out)
+	}
+	if out := o.must(t, "host", "list"); strings.Count(out, "v9.9.9") != 3 {
+		t.Errorf("%s", out)
+	}
+	all(t, f, "v10")
+}
+
+// newer is the program in a version of its own.
+func newer(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "fairlead")
+	cmd := exec.Command("go", "build", "-ldflags", "-X main.version=v9.9.9", "-o", path, "./cmd/fairlead")
+	cmd.Dir, cmd.Env = rig.Root(t), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return path
 }
 
 // balancer runs a plain one before the hosts, in the client's network, and returns its address there.
