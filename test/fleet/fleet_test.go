@@ -162,7 +162,7 @@ func all(t *testing.T, f *hosts.Fleet, want string) {
 // and a release that is slow on the first host goes back there and reaches no other.
 func TestThreeBareHosts(t *testing.T) {
 	f := hosts.Boot(t, "web1", "web2", "web3")
-	o := newOperator(t, f, "  gates: [{check: \"p95 <= 100ms\"}]\n  strategy: canary\n  steps: [20%, 100%]\n  evidence: {requests: 20, wait: 20s}")
+	o := newOperator(t, f, "  gates: [{check: \"p95 <= 300ms\"}]\n  strategy: canary\n  steps: [20%, 100%]\n  evidence: {requests: 20, wait: 60s}")
 	o.write(t, source{version: "v0"})
 	began := time.Now()
 	o.must(t, "up")
@@ -182,7 +182,7 @@ func TestThreeBareHosts(t *testing.T) {
 		o.must(t, "up")
 		all(t, f, v)
 	}
-	o.write(t, source{version: "slow", slow: 300 * time.Millisecond})
+	o.write(t, source{version: "slow", slow: 800 * time.Millisecond})
 	out, code := o.run(t, "up")
 	if code != fail.ExitRolledBack || !strings.Contains(out, "p95") || !strings.Contains(out, "web1") || strings.Contains(out, "web2: 1 instance") {
 		t.Errorf("exit code %d:\n%s", code, out)
