@@ -248,7 +248,7 @@ func (a *Agent) decide(ctx context.Context, s *staged, t api.Turn) (int64, error
 	a.mu.Lock()
 	r := a.runs[begun]
 	a.mu.Unlock()
-	if r != nil {
+	if r != nil && !a.awaitEnding(ctx, r.plan) {
 		r.cancel(fail.New(fail.RolledBack, "", "every host of the fleet goes back"))
 		return begun, nil
 	}

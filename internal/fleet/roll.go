@@ -310,17 +310,24 @@ func (l *lead) back(ctx context.Context, cause error) (*Receipt, error) {
 	return r, &e
 }
 
-// backOn makes one host go back. That a rollout which is cancelled ends with an error is what was asked for.
+// turns bounds how often a host is told to go back: once for a rollout under way, once for one that was past its last point of return, and
+// once to hear that nothing is left to do.
+const turns = 4
+
+// backOn makes one host go back. That a rollout which is cancelled ends with an error is what was asked for; one from which there was only
+// forward ends well, and then the way back begins.
 func (l *lead) backOn(ctx context.Context, h *Host) error {
-	id, err := l.decide(ctx, h, api.DecidedOld)
-	if err != nil || id == 0 {
-		return err
+	for range turns {
+		id, err := l.decide(ctx, h, api.DecidedOld)
+		if err != nil || id == 0 {
+			return err
+		}
+		err = l.follow(ctx, h, id)
+		if k := fail.KindOf(err); err != nil && k != fail.RolledBack && k != fail.Unhealthy && k != fail.Interrupted {
+			return err
+		}
 	}
-	err = l.follow(ctx, h, id)
-	if k := fail.KindOf(err); k == fail.RolledBack || k == fail.Unhealthy || k == fail.Interrupted {
-		return nil
-	}
-	return err
+	return fail.New(fail.Stuck, "", "it was told %d times to go back, and does not", turns)
 }
 
 // leave lets somebody else lead at once.

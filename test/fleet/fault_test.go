@@ -7,7 +7,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -158,6 +160,12 @@ func TestHostIsUnwell(t *testing.T) {
 	o.must(t, "up")
 	all(t, f, "v2")
 
+	config, err := os.ReadFile(o.ssh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.ssh = filepath.Join(t.TempDir(), "ssh_config")
+	rig.Write(t, o.ssh, "ConnectTimeout 30\n"+string(config)) // the first value counts
 	unwell.Slow(t, 200*time.Millisecond, 0.05)
 	o.write(t, source{version: "v3"})
 	began := time.Now()

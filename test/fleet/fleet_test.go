@@ -28,6 +28,7 @@ type operator struct {
 	dir   string // of the service
 	env   []string
 	cli   string
+	ssh   string // ssh's configuration
 }
 
 const program = `package main
@@ -75,7 +76,7 @@ func (o *operator) write(t *testing.T, s source) {
 // newOperator makes a service whose production are the hosts of f; more is added to its spec.
 func newOperator(t *testing.T, f *hosts.Fleet, more string) *operator {
 	t.Helper()
-	o := &operator{fleet: f, dir: t.TempDir(), cli: rig.CLI(t)}
+	o := &operator{fleet: f, dir: t.TempDir(), cli: rig.CLI(t), ssh: f.SSHConfig()}
 	rig.Write(t, filepath.Join(o.dir, "go.mod"), "module example.com/shop\n\ngo 1.26\n")
 	var names []string
 	for _, h := range f.Hosts() {
@@ -107,7 +108,7 @@ func (o *operator) run(t *testing.T, args ...string) (out string, code int) {
 }
 
 func (o *operator) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, o.cli, append(args, "--env", "production", "--ssh-config", o.fleet.SSHConfig())...)
+	cmd := exec.CommandContext(ctx, o.cli, append(args, "--env", "production", "--ssh-config", o.ssh)...)
 	cmd.Dir, cmd.Env, cmd.WaitDelay = o.dir, o.env, 5*time.Second
 	return o.fleet.Client(cmd)
 }
